@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package auth answers two questions about a request: who is calling, and may
+// they. It reads bearer tokens, holds the permission catalogue, and computes
+// what a caller can reach; it stores nothing and knows no HTTP.
+package auth
+
+import "slices"
+
+// Kind says what a caller is.
+type Kind string
+
+// The kinds of caller.
+const (
+	App    Kind = "app"    // an application token (roles)
+	User   Kind = "user"   // a token of a person through an application (scp)
+	Admin  Kind = "admin"  // the admin socket on the server's own host
+	Device Kind = "device" // an enrolled device, on its link
+	System Kind = "system" // the server itself: expiry, retention
+)
+
+// Permission is an application role or delegated scope of the Defender API.
+type Permission string
+
+// The permissions that routes ask for.
+const (
+	MachineRead              Permission = "Machine.Read"
+	MachineReadAll           Permission = "Machine.Read.All"
+	MachineReadWrite         Permission = "Machine.ReadWrite"
+	MachineReadWriteAll      Permission = "Machine.ReadWrite.All"
+	MachineStopAndQuarantine Permission = "Machine.StopAndQuarantine"
+	MachineIsolate           Permission = "Machine.Isolate"
+	MachineRestrictExecution Permission = "Machine.RestrictExecution"
+	MachineScan              Permission = "Machine.Scan"
+	MachineCollectForensics  Permission = "Machine.CollectForensics"
+	MachineOffboard          Permission = "Machine.Offboard"
+	MachineLiveResponse      Permission = "Machine.LiveResponse"
+	FileReadAll              Permission = "File.Read.All"
+	UserReadAll              Permission = "User.Read.All"
+	AlertRead                Permission = "Alert.Read"
+	AlertReadAll             Permission = "Alert.Read.All"
+	AlertReadWrite           Permission = "Alert.ReadWrite"
+	AlertReadWriteAll        Permission = "Alert.ReadWrite.All"
+	TiReadWrite              Permission = "Ti.ReadWrite"
+	TiReadWriteAll           Permission = "Ti.ReadWrite.All"
+)
+
+// Permissions is the catalogue: what an app may be given.
+func Permissions() []Permission {
+	return []Permission{
+		MachineRead, MachineReadAll, MachineReadWrite, MachineReadWriteAll, MachineStopAndQuarantine,
+		MachineIsolate, MachineRestrictExecution, MachineScan, MachineCollectForensics, MachineOffboard, MachineLiveResponse,
+		FileReadAll, UserReadAll, AlertRead, AlertReadAll, AlertReadWrite, AlertReadWriteAll, TiReadWrite, TiReadWriteAll,
+	}
+}
+
+// Caller is who a request comes from and what they hold. Every operation of the
+// domain takes one.
+type Caller struct {
+	Kind        Kind
+	ID          string // app id GUID; the UPN of a user; the device's id; "admin"; "system"
+	Name        string // shown as requestor: the app's display name or the UPN
+	AppID       string // the application, also of a user's token; with Tenant the rate-limit key
+	Tenant      string
+	Permissions []Permission // roles of an app, scopes of a user's token
+}
+
+// Holds reports whether the caller has one of the permissions. The admin socket
+// and the server itself hold all.
+func (c Caller) Holds(anyOf ...Permission) bool {
+	if c.Kind == Admin || c.Kind == System {
+		return true
+	}
+	return slices.ContainsFunc(anyOf, func(p Permission) bool { return slices.Contains(c.Permissions, p) })
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package device is what the server knows of devices: how they come in
+// (enrollment by token), how they prove who they are, what they say of
+// themselves, and how they are shut out. It knows no HTTP, no SQL and no bus.
+package device
+
+import (
+	"context"
+	"crypto/ed25519"
+	"time"
+
+	"staunch/internal/order"
+	"staunch/internal/server/audit"
+	"staunch/internal/server/odata"
+)
+
+// Device is one enrolled machine.
+type Device struct {
+	ID        string // 40 hex digits, made at enrollment
+	Seq       int64  // rises with enrollment: the tie-breaker of every list
+	Name      string // DNS name in lower case: the FQDN the agent reports, else the host name
+	Key       ed25519.PublicKey
+	FirstSeen time.Time
+	LastSeen  time.Time // last connect or report; written at most every few minutes
+	LastIP    string    // the address its link came from
+	Facts     order.Facts
+	Tags      []string
+	Value     string // Normal, Low, High
+	GroupID   int64  // device group; 0 = none
+	GroupName string
+	Revoked   time.Time // zero: not revoked
+}
+
+// Token is an enrollment token, without its secret.
+type Token struct {
+	ID      string
+	Secret  [32]byte // SHA-256 of the secret
+	Uses    int      // how many enrollments are left
+	Expires time.Time
+	Tags    []string // given to each device that uses it
+}
+
+// Store keeps devices and enrollment tokens. Each method is one transaction.
+type Store interface {
+	CreateToken(ctx context.Context, t Token, e audit.Entry) error
+	// Enroll takes one use off the token with that secret digest and keeps d
+	// with the token's tags. It returns an api.Error Forbidden when there is no
+	// such token, it is used up or past its date.
+	Enroll(ctx context.Context, secret [32]byte, d *Device, e audit.Entry) error
+	// Device returns one by id, or an api.Error ResourceNotFound.
+	Device(ctx context.Context, id string) (Device, error)
+	// DevicesNamed returns those with that DNS name: the whole name, or the
+	// first label of it.
+	DevicesNamed(ctx context.Context, name string) ([]Device, error)
+	Devices(ctx context.Context, q odata.Query) ([]Device, int64, error)
+	// ChangeDevice loads, changes and keeps a device, as action.Store's ChangeAction does.
+	ChangeDevice(ctx context.Context, id string, change func(*Device) (*audit.Entry, error)) (Device, error)
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package odata reads the query options of a list request ($filter, $orderby,
+// $top, $skip, $count, $select) and compiles them, typed by a table of fields,
+// to SQL with numbered parameters. What it accepts, both databases accept; what
+// it refuses is an api.Error ODataError that shows the place.
+package odata
+
+// Query is a compiled list request. The store adds the SELECT, the caller's
+// device groups, and the tie-breaker.
+type Query struct {
+	Where  string   // a boolean SQL expression with $1…$n, or ""
+	Args   []any    // for Where
+	Order  []Order  // as asked; the store appends its tie-breaker
+	Top    int      // 0: not asked for
+	Skip   int      //
+	Count  bool     // $count=true
+	Select []string // API property names, nil: all
+}
+
+// Order is one $orderby term, or one of a list's default order.
+type Order struct {
+	Column string // SQL
+	Desc   bool
+}
+
+// Type is the type of a field, which decides the literals it compares with.
+type Type int
+
+// The types of field.
+const (
+	String   Type = iota
+	Folded        // a string compared without regard to case: enumerations, names
+	Number        //
+	Bool          //
+	DateTime      // kept as microseconds since 1970, a 64-bit integer
+	Strings       // a collection of strings, for any(): Column is the SQL of a table expression with a column "value"
+)
+
+// Field is a property that may be filtered or ordered by. API names match
+// without regard to case.
+type Field struct {
+	Name   string // API property
+	Column string // SQL expression
+	Type   Type
+}
