@@ -49,13 +49,13 @@ type Action struct {
 	ExternalID       string
 	Source           string // PublicApi, Portal
 
-	File filehash.Hash // of file actions
+	File filehash.Hash // of file actions; of restore and purge, the item's
 	Item string        // of restore and purge: the vault item
 
 	Order        []byte // the signed order, an order.Envelope in JSON
-	CancelOrder  []byte // the signed cancel, once asked for while InProgress
+	CancelOrder  []byte // the signed cancel, once asked for: the device may have Order already
 	Receipt      []byte // the device's signed receipt
-	Acknowledged bool   // the device has journalled Order (and CancelOrder, where there is one): nothing to send
+	Acknowledged bool   // nothing to send: the device has journalled Order and CancelOrder, or neither matters any more
 }
 
 // Requestor is who asked.
@@ -65,14 +65,14 @@ type Requestor struct {
 	Name string
 }
 
-// Key is what at most one active action may have: machine, type and, for file
-// actions, what they are about.
+// Key is what at most one active action may have: machine, type and what it is
+// about, the vault item or else the file.
 func (a Action) Key() string {
 	switch {
-	case !a.File.IsZero():
-		return a.MachineID + " " + a.Type + " " + a.File.String()
 	case a.Item != "":
 		return a.MachineID + " " + a.Type + " " + a.Item
+	case !a.File.IsZero():
+		return a.MachineID + " " + a.Type + " " + a.File.String()
 	}
 	return a.MachineID + " " + a.Type
 }
@@ -92,9 +92,16 @@ type Store interface {
 	Action(ctx context.Context, id string) (Action, error)
 	// Actions returns a page and, when q asks for it, the count of all that match.
 	Actions(ctx context.Context, q odata.Query) ([]Action, int64, error)
+	// ActiveAction returns the id of the action that is Pending or InProgress
+	// with that Key, or "".
+	ActiveAction(ctx context.Context, key string) (string, error)
 	// Undelivered returns up to limit actions of the device that are not
-	// Acknowledged and not final, oldest first; device "" means any device.
+	// Acknowledged, oldest first, whatever their status: a Cancelled one waits
+	// until its cancel order is delivered. Device "" means any device.
 	Undelivered(ctx context.Context, device string, limit int) ([]Action, error)
+	// Waiting returns up to limit ids, rising, greater than after, of devices
+	// that have actions which are not Acknowledged.
+	Waiting(ctx context.Context, after string, limit int) ([]string, error)
 	// Overdue returns ids of up to limit actions that are not final and whose
 	// Expires is at or before now.
 	Overdue(ctx context.Context, now time.Time, limit int) ([]string, error)
@@ -102,7 +109,8 @@ type Store interface {
 	Record(ctx context.Context, e audit.Entry) error
 
 	// PutItems makes items what is known of the device's vault. Items of it
-	// that are not listed are dropped when all is set, kept otherwise.
+	// that are not listed are dropped when all is set, kept otherwise. An item
+	// id that another device has is left alone: no device speaks for another.
 	PutItems(ctx context.Context, device string, items []order.Item, all bool) error
 	// Items lists items by descending sealing time after the cursor; device "" means any.
 	Items(ctx context.Context, filter ItemFilter) ([]Item, string, error)
