@@ -5,7 +5,12 @@
 // what a caller can reach; it stores nothing and knows no HTTP.
 package auth
 
-import "slices"
+import (
+	"slices"
+	"strings"
+
+	"staunch/api"
+)
 
 // Kind says what a caller is.
 type Kind string
@@ -72,4 +77,25 @@ func (c Caller) Holds(anyOf ...Permission) bool {
 		return true
 	}
 	return slices.ContainsFunc(anyOf, func(p Permission) bool { return slices.Contains(c.Permissions, p) })
+}
+
+// Allow returns nil when the caller holds one of the permissions, else an
+// api.Error Forbidden that names them, in the Defender API's own words for an
+// application.
+func Allow(c Caller, anyOf []Permission) error {
+	if c.Holds(anyOf...) {
+		return nil
+	}
+	names := make([]string, len(anyOf))
+	for i, p := range anyOf {
+		names[i] = string(p)
+	}
+	list := strings.Join(names, ", ")
+	switch {
+	case c.Kind == App:
+		return api.Errorf(api.Forbidden, "The application does not have any of the required application permissions (%s) to access the resource.", list)
+	case c.Kind == User:
+		return api.Errorf(api.Forbidden, "The token does not have any of the required delegated permissions (%s) to access the resource.", list)
+	}
+	return api.Errorf(api.Forbidden, "This is not open to a %s: it needs one of the permissions (%s).", c.Kind, list)
 }

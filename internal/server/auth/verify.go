@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package auth
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"staunch/api"
+)
+
+// MaxToken bounds a bearer token, in bytes.
+const MaxToken = 16 << 10
+
+// Leeway is how far the clocks of issuer and verifier may be apart.
+const Leeway = 5 * time.Minute
+
+const (
+	// cachedTokens bounds the tokens remembered: two generations of it, some 20 MB at most.
+	cachedTokens = 10_000
+	// appCheckFor is how long an answer of AppEnabled is believed.
+	appCheckFor = 5 * time.Second
+)
+
+// Config of a Verifier.
+type Config struct {
+	Realm Realm                     // required
+	Keys  func() jose.JSONWebKeySet // required: the public keys that sign tokens now, each with its kid
+	Log   *slog.Logger              // nil: nothing is logged
+
+	// AppEnabled reports whether the application may still call: it is
+	// registered and not disabled. Its answer is believed for five seconds.
+	// Nil: every application whose token verifies.
+	AppEnabled func(ctx context.Context, id string) (bool, error)
+
+	Now func() time.Time // nil: time.Now
+}
+
+// Verifier turns bearer tokens into callers. It is safe for concurrent use.
+type Verifier struct {
+	cfg  Config
+	seen cache[[sha256.Size]byte, claims] // signature and form are good
+	apps cache[string, appState]
+}
+
+type appState struct {
+	enabled bool
+	asked   time.Time
+}
+
+// claims is what we read of a token; see docs/identity.md.
+type claims struct {
+	Issuer   string           `json:"iss"`
+	Audience jwt.Audience     `json:"aud"`
+	Expires  *jwt.NumericDate `json:"exp"`
+	NotYet   *jwt.NumericDate `json:"nbf"`
+	Tenant   string           `json:"tid"`
+	AppID    string           `json:"appid"` // v1
+	Party    string           `json:"azp"`   // v2
+	AppName  string           `json:"app_displayname"`
+	Roles    []Permission     `json:"roles"`
+	Scopes   string           `json:"scp"`
+	UPN      string           `json:"upn"`
+	Name     string           `json:"preferred_username"`
+	ObjectID string           `json:"oid"`
+}
+
+// New makes a Verifier.
+func New(cfg Config) (*Verifier, error) {
+	if err := cfg.Realm.Check(); err != nil {
+		return nil, fmt.Errorf("cannot verify tokens: %w", err)
+	}
+	if cfg.Keys == nil {
+		return nil, errors.New("cannot verify tokens: Keys is not set")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Verifier{
+		cfg:  cfg,
+		seen: cache[[sha256.Size]byte, claims]{size: cachedTokens},
+		apps: cache[string, appState]{size: cachedTokens},
+	}, nil
+}
+
+// Bearer takes the token out of the value of an Authorization header.
+func Bearer(authorization string) (string, error) {
+	scheme, token, _ := strings.Cut(strings.TrimSpace(authorization), " ")
+	token = strings.TrimSpace(token)
+	switch {
+	case scheme == "":
+		return "", unauthorized("The request carries no access token: send the header Authorization: Bearer TOKEN")
+	case !strings.EqualFold(scheme, "Bearer"):
+		return "", unauthorized("The Authorization header is not of the form Bearer TOKEN")
+	case token == "":
+		return "", unauthorized("The Authorization header carries no token after Bearer")
+	}
+	return token, nil
+}
+
+// Verify returns who calls with this access token, or an api.Error
+// Unauthorized that says what is wrong with it.
+func (v *Verifier) Verify(ctx context.Context, token string) (Caller, error) {
+	if len(token) > MaxToken {
+		return Caller{}, unauthorized("The access token is %d bytes long, %d are allowed", len(token), MaxToken)
+	}
+	digest := sha256.Sum256([]byte(token))
+	cl, ok := v.seen.get(digest)
+	if !ok {
+		var err error
+		if cl, err = v.open(token); err != nil {
+			return Caller{}, err
+		}
+	}
+	// Dates, audience and issuer are looked at each time: the first pass, and
+	// the others change with the settings.
+	if err := v.check(cl); err != nil {
+		return Caller{}, err
+	}
+	c, err := caller(cl)
+	if err != nil {
+		return Caller{}, err
+	}
+	if err := v.checkApp(ctx, c.AppID); err != nil {
+		return Caller{}, err
+	}
+	if !ok {
+		v.seen.put(digest, cl)
+	}
+	return c, nil
+}
+
+// open checks the signature and reads the claims. The algorithms are ours to
+// name, never the token's.
+func (v *Verifier) open(token string) (claims, error) {
+	tok, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	switch {
+	case err != nil && strings.Count(token, ".") == 2 && isAlgorithm(err):
+		return claims{}, unauthorized("The access token is not signed with RS256")
+	case err != nil:
+		return claims{}, unauthorized("The access token is not a signed JSON Web Token")
+	}
+	var cl claims
+	switch err := tok.Claims(v.cfg.Keys(), &cl); {
+	case errors.Is(err, jose.ErrJWKSKidNotFound):
+		return claims{}, unauthorized("The access token is signed by a key that is not known here: get a new one from this server's token endpoint")
+	case errors.Is(err, jose.ErrCryptoFailure):
+		return claims{}, unauthorized("The access token's signature is not valid")
+	case err != nil:
+		v.cfg.Log.Debug("token_unreadable", "error", err)
+		return claims{}, unauthorized("The access token cannot be read")
+	}
+	return cl, nil
+}
+
+func isAlgorithm(err error) bool {
+	var alg *jose.ErrUnexpectedSignatureAlgorithm
+	return errors.As(err, &alg)
+}
+
+func (v *Verifier) check(cl claims) error {
+	now := v.cfg.Now()
+	switch {
+	case cl.Expires == nil:
+		return unauthorized("The access token has no expiry (exp)")
+	case !now.Before(cl.Expires.Time().Add(Leeway)):
+		return unauthorized("The access token expired at %s: get a new one", stamp(cl.Expires))
+	case cl.NotYet != nil && now.Add(Leeway).Before(cl.NotYet.Time()):
+		return unauthorized("The access token is not valid before %s: check the clocks", stamp(cl.NotYet))
+	case !v.cfg.Realm.Issued(cl.Issuer):
+		return unauthorized("The access token comes from an issuer that is not trusted here: %s", shown(cl.Issuer))
+	case cl.Tenant != v.cfg.Realm.Tenant:
+		return unauthorized("The access token is of another tenant: %s", shown(cl.Tenant))
+	case !slices.ContainsFunc(cl.Audience, func(a string) bool { _, ok := v.cfg.Realm.Audience(a); return ok }):
+		return unauthorized("The access token is for another audience: %s", shown(strings.Join(cl.Audience, ", ")))
+	}
+	return nil
+}
+
+// caller reads who it is: a token with scp is a person's through an
+// application, any other an application's own. One without roles is a caller
+// that may do nothing, which is for Allow to say.
+func caller(cl claims) (Caller, error) {
+	app := strings.ToLower(firstOf(cl.AppID, cl.Party))
+	if !IsGUID(app) {
+		return Caller{}, unauthorized("The access token names no application (appid or azp)")
+	}
+	if cl.Scopes == "" {
+		return Caller{Kind: App, ID: app, Name: firstOf(cl.AppName, app), AppID: app, Tenant: cl.Tenant, Permissions: cl.Roles}, nil
+	}
+	user := firstOf(cl.UPN, cl.Name, cl.ObjectID)
+	if user == "" {
+		return Caller{}, unauthorized("The access token names no user (upn or oid)")
+	}
+	var scopes []Permission
+	for s := range strings.FieldsSeq(cl.Scopes) {
+		scopes = append(scopes, Permission(s))
+	}
+	return Caller{Kind: User, ID: user, Name: user, AppID: app, Tenant: cl.Tenant, Permissions: scopes}, nil
+}
+
+// checkApp asks whether the application may still call. When that cannot be
+// told the request waits: a disabled application must not profit from a fault.
+func (v *Verifier) checkApp(ctx context.Context, id string) error {
+	if v.cfg.AppEnabled == nil {
+		return nil
+	}
+	now := v.cfg.Now()
+	st, ok := v.apps.get(id)
+	if age := now.Sub(st.asked); !ok || age < 0 || age >= appCheckFor {
+		enabled, err := v.cfg.AppEnabled(ctx, id)
+		if err != nil {
+			v.cfg.Log.Error("app_check_failed", "app", id, "error", err)
+			return api.Errorf(api.ServiceUnavailable, "The application cannot be looked up at the moment: try again")
+		}
+		st = appState{enabled: enabled, asked: now}
+		v.apps.put(id, st)
+	}
+	if !st.enabled {
+		return unauthorized("The application %s is disabled or no longer registered", id)
+	}
+	return nil
+}
+
+func unauthorized(format string, args ...any) error {
+	return api.Errorf(api.Unauthorized, format, args...)
+}
+
+func stamp(d *jwt.NumericDate) string { return d.Time().UTC().Format(time.RFC3339) }
+
+// shown quotes a claim for a message, cut to a length that fits one.
+func shown(s string) string {
+	if len(s) > 100 {
+		s = s[:100] + "…"
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+func firstOf(ss ...string) string {
+	for _, s := range ss {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
