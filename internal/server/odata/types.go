@@ -9,13 +9,14 @@ package odata
 // Query is a compiled list request. The store adds the SELECT, the caller's
 // device groups, and the tie-breaker.
 type Query struct {
-	Where  string   // a boolean SQL expression with $1…$n, or ""
-	Args   []any    // for Where
+	Where  string   // a boolean SQL expression with $1…$n that may be ANDed as it stands, or ""
+	Args   []any    // for Where: string or int64
 	Order  []Order  // as asked; the store appends its tie-breaker
-	Top    int      // 0: not asked for
+	Top    int      // how many rows at most; 0 only for $top=0
+	Paged  bool     // $top was not asked for: Top is MaxTop and a next page may follow
 	Skip   int      //
 	Count  bool     // $count=true
-	Select []string // API property names, nil: all
+	Select []string // API property names as Properties spells them, nil: all
 }
 
 // Order is one $orderby term, or one of a list's default order.
@@ -31,7 +32,7 @@ type Type int
 const (
 	String   Type = iota
 	Folded        // a string compared without regard to case: enumerations, names
-	Number        //
+	Number        // a 64-bit integer
 	Bool          //
 	DateTime      // kept as microseconds since 1970, a 64-bit integer
 	Strings       // a collection of strings, for any(): Column is the SQL of a table expression with a column "value"
@@ -43,4 +44,19 @@ type Field struct {
 	Name   string // API property
 	Column string // SQL expression
 	Type   Type
+
+	// Values, of a Folded field, are all its values as the column spells them.
+	// The field is then compared by = alone, so that a plain index serves.
+	Values []string
 }
+
+// MaxTop is the largest $top, and the size of a page when $top is not given.
+const MaxTop = 10_000
+
+// Bounds of what a client may ask for in one expression.
+const (
+	maxText  = 8 << 10 // bytes of one option
+	maxDepth = 32      // brackets, not, any
+	maxTerms = 256     // comparisons and members of in (…)
+	maxOrder = 16      // terms of $orderby
+)

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package odata
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+type operandKind int
+
+const (
+	property operandKind = iota // or a function of one
+	textLiteral
+	bareLiteral // a number or a time: its use decides
+	boolean     // text is TRUE or FALSE
+	null
+)
+
+type operand struct {
+	kind  operandKind
+	field Field  // of a property
+	text  string // as written, for errors; of a literal its value
+	pos   int
+}
+
+type comparison struct{ word, sql, swapped string }
+
+var comparisons = []comparison{
+	{"eq", "=", "eq"}, {"ne", "IS DISTINCT FROM", "ne"},
+	{"gt", ">", "lt"}, {"ge", ">=", "le"}, {"lt", "<", "gt"}, {"le", "<=", "ge"},
+}
+
+func (c comparison) orders() bool { return c.word != "eq" && c.word != "ne" }
+
+// operand reads a property, a literal or a function.
+func (p *parser) operand() (operand, error) {
+	t := p.tok
+	o := operand{text: t.text, pos: t.pos}
+	switch t.kind {
+	case text:
+		o.kind = textLiteral
+		return o, p.advance()
+	case bare:
+		o.kind = bareLiteral
+		return o, p.advance()
+	case word:
+	default:
+		return o, p.unexpected("a property, a value or a function")
+	}
+	if err := p.advance(); err != nil {
+		return o, err
+	}
+	if p.at("(") {
+		return p.function(t)
+	}
+	switch strings.ToLower(t.text) {
+	case "null":
+		o.kind = null
+		return o, nil
+	case "true", "false":
+		o.kind, o.text = boolean, strings.ToUpper(t.text)
+		return o, nil
+	}
+	var err error
+	o.field, err = p.field(t)
+	return o, err
+}
+
+// function reads name(…); the bracket is the token looked at.
+func (p *parser) function(name token) (operand, error) {
+	o := operand{text: name.text, pos: name.pos}
+	f := strings.ToLower(name.text)
+	switch f {
+	case "startswith", "endswith", "contains", "tolower", "toupper":
+	default:
+		return o, p.fail(name.pos, "Function '%s' is not known; there are startswith, endswith, contains, tolower and toupper", short(name.text))
+	}
+	if err := p.advance(); err != nil {
+		return o, err
+	}
+	of, err := p.operand()
+	if err != nil {
+		return o, err
+	}
+	if of.kind != property || of.field.Type != String && of.field.Type != Folded {
+		return o, p.fail(of.pos, "%s wants a property that is a string", f)
+	}
+	if f == "tolower" || f == "toupper" {
+		o.field = Field{Name: of.field.Name, Column: f[2:] + "(" + of.field.Column + ")", Type: String}
+		return o, p.expect(")")
+	}
+	if err := p.expect(","); err != nil {
+		return o, err
+	}
+	if p.tok.kind != text {
+		return o, p.unexpected("a string in single quotes")
+	}
+	like := "(lower(" + of.field.Column + ") LIKE lower(" + p.arg(pattern(f, p.tok.text)) + `) ESCAPE '\')`
+	o.field = Field{Name: f, Column: like, Type: Bool}
+	if err := p.advance(); err != nil {
+		return o, err
+	}
+	return o, p.expect(")")
+}
+
+func pattern(function, s string) string {
+	s = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s)
+	switch function {
+	case "startswith":
+		return s + "%"
+	case "endswith":
+		return "%" + s
+	}
+	return "%" + s + "%"
+}
+
+// arg adds a parameter and returns its number.
+func (p *parser) arg(v any) string {
+	p.args = append(p.args, v)
+	return "$" + strconv.Itoa(len(p.args))
+}
+
+// side is the field as it stands in a comparison or an ORDER BY.
+func (f Field) side() string {
+	if f.Type == Folded && f.Values == nil {
+		return "lower(" + f.Column + ")"
+	}
+	return f.Column
+}
+
+func (p *parser) compare(left operand, op comparison, right operand) (string, error) {
+	if left.kind != property && right.kind == property {
+		at := slices.IndexFunc(comparisons, func(c comparison) bool { return c.word == op.swapped })
+		left, right, op = right, left, comparisons[at]
+	}
+	if left.kind != property {
+		return "", p.fail(left.pos, "A comparison needs a property")
+	}
+	f := left.field
+	if f.Type == Strings {
+		return "", p.fail(left.pos, "Property '%s' is a collection: use %s/any(t: t eq 'x')", f.Name, f.Name)
+	}
+	if op.orders() && (right.kind == null || f.Type == Bool) {
+		return "", p.fail(right.pos, "This can be compared by eq and ne only")
+	}
+	switch right.kind {
+	case null:
+		if op.word == "ne" {
+			return f.Column + " IS NOT NULL", nil
+		}
+		return f.Column + " IS NULL", nil
+	case property:
+		return p.compareFields(left, op, right)
+	}
+	value, err := p.value(f, op, right)
+	if err != nil {
+		return "", err
+	}
+	return f.side() + " " + op.sql + " " + value, nil
+}
+
+func (p *parser) compareFields(left operand, op comparison, right operand) (string, error) {
+	l, r := left.field, right.field
+	isText := func(f Field) bool { return f.Type == String || f.Type == Folded }
+	switch {
+	case l.Type == r.Type, isText(l) && isText(r):
+	default:
+		return "", p.fail(right.pos, "Properties '%s' and '%s' are of different types", l.Name, r.Name)
+	}
+	if l.Type == Folded || r.Type == Folded {
+		return "lower(" + l.Column + ") " + op.sql + " lower(" + r.Column + ")", nil
+	}
+	return l.Column + " " + op.sql + " " + r.Column, nil
+}
+
+func (p *parser) in(left operand) (string, error) {
+	if left.kind != property || left.field.Type == Strings {
+		return "", p.fail(left.pos, "'in' wants a single-valued property on its left")
+	}
+	if err := p.advance(); err != nil {
+		return "", err
+	}
+	if err := p.expect("("); err != nil {
+		return "", err
+	}
+	var values []string
+	orNull := false
+	for {
+		if err := p.count(); err != nil {
+			return "", err
+		}
+		o, err := p.operand()
+		if err != nil {
+			return "", err
+		}
+		if o.kind == null {
+			orNull = true
+		} else {
+			v, err := p.value(left.field, comparisons[0], o)
+			if err != nil {
+				return "", err
+			}
+			values = append(values, v)
+		}
+		if !p.at(",") {
+			break
+		}
+		if err := p.advance(); err != nil {
+			return "", err
+		}
+	}
+	var sql []string
+	if len(values) > 0 {
+		sql = append(sql, left.field.side()+" IN ("+strings.Join(values, ", ")+")")
+	}
+	if orNull {
+		sql = append(sql, left.field.Column+" IS NULL")
+	}
+	return "(" + strings.Join(sql, " OR ") + ")", p.expect(")")
+}
+
+// value compiles a literal that is compared with f.
+func (p *parser) value(f Field, op comparison, o operand) (string, error) {
+	switch f.Type {
+	case String, Folded:
+		if o.kind != textLiteral {
+			return "", p.fail(o.pos, "Property '%s' is a string: write its value in single quotes", f.Name)
+		}
+		return p.textValue(f, o.text), nil
+	case Bool:
+		if o.kind != boolean {
+			return "", p.fail(o.pos, "Property '%s' is true or false", f.Name)
+		}
+		return o.text, nil
+	case Number:
+		n, err := strconv.ParseInt(o.text, 10, 64)
+		if err != nil || o.kind != bareLiteral && o.kind != textLiteral {
+			return "", p.fail(o.pos, "Property '%s' is a whole number", f.Name)
+		}
+		return p.arg(n), nil
+	case DateTime:
+		t, err := parseTime(o.text)
+		if err != nil || o.kind != bareLiteral && o.kind != textLiteral {
+			return "", p.fail(o.pos, "Property '%s' is a time, as in 2026-02-10T00:00:00Z", f.Name)
+		}
+		return p.arg(micros(t, op)), nil
+	}
+	return "", p.fail(o.pos, "Property '%s' cannot be compared with this", f.Name)
+}
+
+func (p *parser) textValue(f Field, s string) string {
+	if f.Type == String {
+		return p.arg(s)
+	}
+	if f.Values == nil {
+		return "lower(" + p.arg(s) + ")"
+	}
+	if at := slices.IndexFunc(f.Values, func(v string) bool { return strings.EqualFold(v, s) }); at >= 0 {
+		s = f.Values[at]
+	}
+	return p.arg(s)
+}
+
+// micros cuts t to the column's microseconds so that the comparison stays true
+// for a literal finer than that: no column lies between the two.
+func micros(t time.Time, op comparison) int64 {
+	us := t.UnixMicro()
+	if t.Nanosecond()%1000 != 0 && (op.word == "ge" || op.word == "lt") {
+		us++
+	}
+	return us
+}
+
+// parseTime reads the forms of time that clients send: RFC 3339 with or without
+// zone (then UTC), seconds and fraction; a date; a date with Z.
+func parseTime(s string) (time.Time, error) {
+	s = strings.ToUpper(s)
+	for _, layout := range []string{
+		"2006-01-02T15:04:05.999999999Z07:00", "2006-01-02T15:04:05.999999999", "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02", "2006-01-02Z07:00",
+	} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("cannot read time %q", s)
+}
