@@ -131,7 +131,7 @@ func (p *parser) term() (string, error) {
 	case left.kind == boolean:
 		return left.text, nil
 	case left.kind == property && left.field.Type == Bool:
-		return p.compare(left, comparisons[0], operand{kind: boolean, text: "TRUE", pos: left.pos})
+		return left.field.Column, nil
 	}
 	return "", p.unexpected("an operator (eq, ne, gt, ge, lt, le, in)")
 }
