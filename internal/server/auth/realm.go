@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -32,11 +31,6 @@ func DefaultAudiences() []string {
 		"fc780465-2017-40d4-a0c5-307022471b92",
 	}
 }
-
-var guidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
-
-// IsGUID reports whether s is a GUID, of either case.
-func IsGUID(s string) bool { return guidForm.MatchString(strings.ToLower(s)) }
 
 // Check returns what is wrong with the realm.
 func (r Realm) Check() error {

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package issuer
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"staunch/api"
+	"staunch/internal/server/audit"
+	"staunch/internal/server/auth"
+)
+
+// secretPrefix lets a secret that leaked be found by scanners, and never begins
+// with a hyphen, which command lines take for an option.
+const secretPrefix = "staunch_"
+
+// maxName bounds an application's name, in characters.
+const maxName = 120
+
+// CreateApp registers an application and returns its client secret, which is
+// kept nowhere. Only an administrator may; refusals are recorded.
+func (s *Service) CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string) (App, string, error) {
+	a, secret, err := s.newApp(ctx, c, name, permissions)
+	if err != nil {
+		s.recordRefusal(ctx, audit.By(c, audit.CreateApp, cut(name), "refused: "+string(api.CodeOf(err))), nil)
+		return App{}, "", err
+	}
+	e := audit.By(c, audit.CreateApp, a.ID, "accepted")
+	e.Detail, err = json.Marshal(map[string]any{"name": a.Name, "permissions": a.Permissions, "secretId": a.Secrets[0].ID})
+	if err != nil {
+		return App{}, "", fmt.Errorf("cannot create app: %w", err)
+	}
+	if err := s.cfg.Store.CreateApp(ctx, a, e); err != nil {
+		return App{}, "", fmt.Errorf("cannot create app: %w", err)
+	}
+	return a, secret, nil
+}
+
+func (s *Service) newApp(ctx context.Context, c auth.Caller, name string, permissions []string) (App, string, error) {
+	if err := adminOnly(c); err != nil {
+		return App{}, "", err
+	}
+	name = strings.TrimSpace(name)
+	if err := checkName(name); err != nil {
+		return App{}, "", err
+	}
+	perms, err := parsePermissions(permissions)
+	if err != nil {
+		return App{}, "", err
+	}
+	apps, err := s.cfg.Store.Apps(ctx)
+	if err != nil {
+		return App{}, "", fmt.Errorf("cannot list apps: %w", err)
+	}
+	// The name is what people read in requestor, so two apps must not share it.
+	// This is for them, not for the machine: ids decide, and two replicas asked
+	// in the same instant can both say yes.
+	for _, other := range apps {
+		if strings.EqualFold(other.Name, name) {
+			return App{}, "", api.Errorf(api.InvalidInput, "An app named %q exists already (client id %s): choose another name", other.Name, other.ID)
+		}
+	}
+	text, secret := newSecret()
+	now := s.cfg.Now()
+	secret.Expires = now.Add(secretLifetime)
+	return App{ID: auth.NewGUID(), Name: name, Permissions: perms, Secrets: []Secret{secret}, Created: now}, text, nil
+}
+
+// Apps lists the applications.
+func (s *Service) Apps(ctx context.Context, c auth.Caller) ([]App, error) {
+	if err := adminOnly(c); err != nil {
+		return nil, err
+	}
+	return s.cfg.Store.Apps(ctx)
+}
+
+func adminOnly(c auth.Caller) error {
+	if c.Kind == auth.Admin || c.Kind == auth.System {
+		return nil
+	}
+	return api.Errorf(api.Forbidden, "Only an administrator of this server may manage apps")
+}
+
+func checkName(name string) error {
+	switch n := utf8.RuneCountInString(name); {
+	case name == "":
+		return api.Errorf(api.MissingRequiredParameter, "The app has no name")
+	case n > maxName:
+		return api.Errorf(api.InvalidInput, "The app's name has %d characters, %d are allowed", n, maxName)
+	case !utf8.ValidString(name), strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return api.Errorf(api.InvalidInput, "The app's name holds characters that cannot be printed")
+	}
+	return nil
+}
+
+// parsePermissions reads permission names, exactly as the catalogue spells them.
+func parsePermissions(names []string) ([]auth.Permission, error) {
+	var perms []auth.Permission
+	known := auth.Permissions()
+	for _, n := range names {
+		p := auth.Permission(strings.TrimSpace(n))
+		if !slices.Contains(known, p) {
+			return nil, api.Errorf(api.InvalidInput, "There is no permission %q. The nearest are: %s", cut(n), strings.Join(nearest(n, known), ", "))
+		}
+		if !slices.Contains(perms, p) {
+			perms = append(perms, p)
+		}
+	}
+	return perms, nil
+}
+
+func newSecret() (string, Secret) {
+	var b [32]byte
+	rand.Read(b[:])
+	text := secretPrefix + base64.RawURLEncoding.EncodeToString(b[:])
+	return text, Secret{ID: auth.NewGUID(), Digest: sha256.Sum256([]byte(text))}
+}
+
+// nearest returns the three permissions that are the fewest edits away from name.
+func nearest(name string, known []auth.Permission) []string {
+	name = strings.ToLower(cut(name))
+	byDistance := slices.Clone(known)
+	slices.SortStableFunc(byDistance, func(a, b auth.Permission) int {
+		return edits(name, strings.ToLower(string(a))) - edits(name, strings.ToLower(string(b)))
+	})
+	var out []string
+	for _, p := range byDistance[:3] {
+		out = append(out, string(p))
+	}
+	return out
+}
+
+// edits is the Levenshtein distance of two short strings.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// cut shortens what a stranger sent to what fits a message or an audit line.
+func cut(s string) string {
+	if len(s) > 100 {
+		s = s[:100] + "…"
+	}
+	return strings.ToValidUTF8(s, "�")
+}

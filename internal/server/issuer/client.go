@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package issuer
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"staunch/api"
+	"staunch/internal/server/auth"
+)
+
+// presented is what a client shows to prove that it is the app it names.
+type presented struct {
+	client  string   // id
+	secrets []string // any of them may be the one: a Basic header counts as it is and decoded
+	asserts bool     // by a signed assertion
+}
+
+// present collects the client's credentials from the body and from a Basic
+// header, whose parts RFC 6749 wants form-encoded and many clients do not encode.
+func present(r *http.Request, f form) (presented, *refusal) {
+	v, ref := f.get("client_id", "client_secret", "client_assertion", "client_assertion_type")
+	if ref != nil {
+		return presented{}, ref
+	}
+	p := presented{client: strings.ToLower(v[0]), asserts: v[2] != "" || v[3] != ""}
+	if v[1] != "" {
+		p.secrets = append(p.secrets, v[1])
+	}
+	if user, password, ok := r.BasicAuth(); ok {
+		if u, err := url.QueryUnescape(user); err == nil {
+			user = u
+		}
+		user = strings.ToLower(user)
+		if p.client != "" && p.client != user {
+			return presented{}, invalidRequest(90014, "The client id in the Authorization header and 'client_id' in the body differ.")
+		}
+		p.client = user
+		if password != "" {
+			p.secrets = append(p.secrets, password)
+		}
+		if decoded, err := url.QueryUnescape(password); err == nil && decoded != password {
+			p.secrets = append(p.secrets, decoded)
+		}
+	}
+	if p.client == "" {
+		return presented{}, missing("client_id")
+	}
+	return p, nil
+}
+
+// authenticate returns the app that the client proved to be.
+func (s *Service) authenticate(r *http.Request, f form) (App, *refusal) {
+	p, ref := present(r, f)
+	if ref != nil {
+		return App{}, ref
+	}
+	app, ref := s.lookup(r.Context(), p.client)
+	if ref != nil {
+		return App{}, ref
+	}
+	switch {
+	case app.Disabled:
+		return App{}, denied(http.StatusBadRequest, "unauthorized_client", 7000112, app, "Application '%s' (%s) is disabled.", app.ID, cut(app.Name))
+	case len(p.secrets) > 0:
+		return app, s.checkSecrets(app, p.secrets)
+	case p.asserts:
+		return App{}, denied(http.StatusUnauthorized, "invalid_client", 700027, app,
+			"The certificate that signs the client assertion is not registered on application '%s': this version knows client secrets alone, use client_secret.", app.ID)
+	}
+	return App{}, denied(http.StatusUnauthorized, "invalid_client", 7000218, app,
+		"The request body must contain the following parameter: 'client_assertion' or 'client_secret'.")
+}
+
+func (s *Service) lookup(ctx context.Context, id string) (App, *refusal) {
+	unknown := denied(http.StatusBadRequest, "unauthorized_client", 700016, App{},
+		"Application with identifier '%s' was not found in the directory '%s'. Register it on this server first.", cut(id), s.cfg.Realm.Tenant)
+	if !auth.IsGUID(id) {
+		return App{}, unknown
+	}
+	unknown.client = id
+	app, err := s.cfg.Store.App(ctx, id)
+	switch {
+	case api.CodeOf(err) == api.ResourceNotFound:
+		return App{}, unknown
+	case err != nil:
+		s.cfg.Log.Error("app_lookup_failed", "client", id, "error", err)
+		return App{}, &refusal{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", number: 90033,
+			text: "A transient error has occurred. Please try again.", client: id}
+	}
+	return app, nil
+}
+
+// checkSecrets compares in constant time, and every one with every one, so that
+// the time tells neither which secret came near nor how many there are in use.
+func (s *Service) checkSecrets(app App, given []string) *refusal {
+	valid, expired := 0, 0
+	for _, g := range given {
+		digest := sha256.Sum256([]byte(g))
+		for _, own := range app.Secrets {
+			same := subtle.ConstantTimeCompare(digest[:], own.Digest[:])
+			if s.cfg.Now().Before(own.Expires) {
+				valid |= same
+			} else {
+				expired |= same
+			}
+		}
+	}
+	switch {
+	case valid == 1:
+		return nil
+	case expired == 1:
+		return denied(http.StatusUnauthorized, "invalid_client", 7000222, app,
+			"The provided client secret keys for app '%s' are expired. Create a new one.", app.ID)
+	}
+	return denied(http.StatusUnauthorized, "invalid_client", 7000215, app,
+		"Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app '%s'.", app.ID)
+}
