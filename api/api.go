@@ -222,6 +222,7 @@ type AuditEntry struct {
 	Target    string          `json:"target"`    // device, action, item or app it is about
 	Outcome   string          `json:"outcome"`   // accepted, refused, or how it ended
 	Detail    json.RawMessage `json:"detail,omitempty"`
+	Leaf      string          `json:"leaf"` // the line as the log hashes it, for CheckInclusion
 }
 
 // App is the answer to making an app.
