@@ -194,8 +194,8 @@ func (l *Link) Send(m order.Message) error {
 	return s.send(m)
 }
 
-// Up reports whether the server has welcomed the device on the connection of now.
-func (l *Link) Up() bool {
+// Connected reports whether the server has welcomed the device on the connection of now.
+func (l *Link) Connected() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.open != nil
