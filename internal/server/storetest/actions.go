@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"staunch/api"
+	"staunch/internal/server/action"
+	"staunch/internal/server/audit"
+	"staunch/internal/server/auth"
+)
+
+func testActionKept(t *testing.T, _ *Harness, s Store) {
+	a := NewAction("machine")
+	a.Created = time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.FixedZone("CET", 3600)) // finer than is kept, elsewhere
+	a.ExternalID, a.ErrorHResult, a.TroubleshootInfo = "INC-7", -2147467259, "why"
+	a.CancelledBy, a.CancelComment, a.CancelRequested = action.Requestor{Kind: auth.User, ID: "u", Name: "ana"}, "no", start
+	a.CancelOrder, a.Receipt, a.Acknowledged = []byte("cancel"), []byte{0, 0xff, 1}, true
+	a.File = sha1Of(t, "da39a3ee5e6b4b0d3255bfef95601890afd80709")
+	create(t, s, a)
+	if a.Seq == 0 {
+		t.Error("Seq was not set")
+	}
+	got, err := s.Action(t.Context(), a.ID)
+	must(t, err)
+	if diff := cmp.Diff(*a, got); diff != "" {
+		t.Errorf("what the caller holds and what is read differ (-held +read):\n%s", diff)
+	}
+	b := create(t, s, NewAction("machine"))
+	if b.Seq <= a.Seq {
+		t.Errorf("Seq did not rise: %d after %d", b.Seq, a.Seq)
+	}
+	log := entries(t, s)
+	want := Entry(audit.StopAndQuarantineFile, a.ID)
+	want.Time = log[0].Time
+	if diff := cmp.Diff(want, log[0]); diff != "" {
+		t.Errorf("audit entry (-want +got):\n%s", diff)
+	}
+}
+
+func testActionDuplicate(t *testing.T, _ *Harness, s Store) {
+	first := create(t, s, NewAction("machine"))
+	twin := func() *action.Action {
+		a := NewAction("machine")
+		a.File = first.File
+		return a
+	}
+	for _, status := range []string{api.Pending, api.InProgress} {
+		setStatus(t, s, first.ID, status)
+		err := s.CreateAction(t.Context(), twin(), Entry(audit.StopAndQuarantineFile, "twin"))
+		wantCode(t, err, api.ActiveRequestAlreadyExists, "Action is already in progress")
+		active, err := s.ActiveAction(t.Context(), first.Key())
+		must(t, err)
+		if active != first.ID {
+			t.Errorf("active while %s: %q, want %q", status, active, first.ID)
+		}
+	}
+	if n := len(entries(t, s)); n != 1 {
+		t.Errorf("%d audit entries after two refusals, want the first's alone", n)
+	}
+	other := NewAction("another machine")
+	other.File = first.File
+	create(t, s, other)
+	for _, status := range []string{api.Succeeded, api.Failed, api.TimeOut, api.Cancelled} {
+		setStatus(t, s, first.ID, status)
+		if active, err := s.ActiveAction(t.Context(), first.Key()); err != nil || active != "" {
+			t.Errorf("active while %s: %q, %v", status, active, err)
+		}
+		first = create(t, s, twin())
+	}
+}
+
+func setStatus(t testing.TB, s Store, id, status string) {
+	t.Helper()
+	_, err := s.ChangeAction(t.Context(), id, func(a *action.Action) (*audit.Entry, error) {
+		a.Status = status
+		return nil, nil
+	})
+	must(t, err)
+}
+
+func testActionRace(t *testing.T, _ *Harness, s Store) { race(t, 200, s) }
+
+func testActionReplicas(t *testing.T, h *Harness, s Store) {
+	if !h.Replicas {
+		t.Skip("one process at a time opens this database")
+	}
+	other := h.Open(t)
+	race(t, 100, s, other)
+	must(t, other.Close())
+}
+
+// race has n callers of each store ask for the same action at once.
+func race(t *testing.T, n int, stores ...Store) {
+	file := NewAction("machine").File
+	var mu sync.Mutex
+	var kept []string
+	var group sync.WaitGroup
+	for i := range n * len(stores) {
+		group.Go(func() {
+			a := NewAction("machine")
+			a.File = file
+			err := stores[i%len(stores)].CreateAction(t.Context(), a, Entry(audit.StopAndQuarantineFile, a.ID))
+			mu.Lock()
+			defer mu.Unlock()
+			switch api.CodeOf(err) {
+			case "":
+				kept = append(kept, a.ID)
+			case api.ActiveRequestAlreadyExists:
+			default:
+				t.Errorf("CreateAction: %v", err)
+			}
+		})
+	}
+	group.Wait()
+	if len(kept) != 1 {
+		t.Fatalf("%d callers were told that their action is kept, want 1", len(kept))
+	}
+	all, _, err := stores[0].Actions(t.Context(), query(t, nil))
+	must(t, err)
+	if diff := cmp.Diff(kept, ids(all)); diff != "" {
+		t.Errorf("kept (-want +got):\n%s", diff)
+	}
+	if log := entries(t, stores[0]); len(log) != 1 || log[0].Target != kept[0] {
+		t.Errorf("audit entries: %v, want the kept action's alone", log)
+	}
+}
+
+func testActionID(t *testing.T, _ *Harness, s Store) {
+	a := create(t, s, NewAction("machine"))
+	b := NewAction("other")
+	b.ID = a.ID
+	wantCode(t, s.CreateAction(t.Context(), b, Entry(audit.StopAndQuarantineFile, b.ID)), api.InternalServerError, "its id is in use")
+}
+
+func testActionChange(t *testing.T, _ *Harness, s Store) {
+	a := create(t, s, NewAction("machine"))
+	e := Entry(audit.FinishMachineAction, a.ID)
+	got, err := s.ChangeAction(t.Context(), a.ID, func(loaded *action.Action) (*audit.Entry, error) {
+		if diff := cmp.Diff(a, loaded); diff != "" {
+			t.Errorf("loaded (-want +got):\n%s", diff)
+		}
+		loaded.Status, loaded.Receipt, loaded.Acknowledged = api.Succeeded, []byte("receipt"), true
+		loaded.Updated = start.Add(time.Hour + 5*time.Nanosecond)
+		loaded.CancelledBy, loaded.CancelComment, loaded.CancelRequested = action.Requestor{Kind: auth.User, ID: "u", Name: "ana"}, "no", start
+		loaded.TroubleshootInfo, loaded.ErrorHResult, loaded.CancelOrder = "fine", -5, []byte("cancel")
+		return &e, nil
+	})
+	must(t, err)
+	read, err := s.Action(t.Context(), a.ID)
+	must(t, err)
+	if diff := cmp.Diff(got, read); diff != "" {
+		t.Errorf("what was returned and what is read differ (-returned +read):\n%s", diff)
+	}
+	if read.Status != api.Succeeded || !read.Updated.Equal(start.Add(time.Hour)) || string(read.Receipt) != "receipt" || read.CancelledBy.Name != "ana" {
+		t.Errorf("the change was not kept: %+v", read)
+	}
+	if log := entries(t, s); len(log) != 2 || log[1].Operation != audit.FinishMachineAction {
+		t.Errorf("audit entries: %v", log)
+	}
+	setStatus(t, s, a.ID, api.Failed) // with no entry
+	if n := len(entries(t, s)); n != 2 {
+		t.Errorf("%d audit entries after a change without one, want 2", n)
+	}
+}
+
+func testActionChangeAborted(t *testing.T, _ *Harness, s Store) {
+	a := create(t, s, NewAction("machine"))
+	reason := errors.New("the reason")
+	e := Entry(audit.CancelMachineAction, a.ID)
+	bad := e
+	bad.Target = "a\x00b"
+	for name, change := range map[string]func(*action.Action) (*audit.Entry, error){
+		"an error": func(a *action.Action) (*audit.Entry, error) { a.Status = api.Failed; return &e, reason },
+		"a refusal": func(a *action.Action) (*audit.Entry, error) {
+			a.Status = api.Failed
+			return &e, api.Errorf(api.BadRequest, "no")
+		},
+		"an unwritable entry":    func(a *action.Action) (*audit.Entry, error) { a.Status = api.Failed; return &bad, nil },
+		"an action unlike ours":  func(a *action.Action) (*audit.Entry, error) { a.ID = "other"; return &e, nil },
+		"text that is not UTF-8": func(a *action.Action) (*audit.Entry, error) { a.TroubleshootInfo = "\xff"; return &e, nil },
+	} {
+		got, err := s.ChangeAction(t.Context(), a.ID, change)
+		if err == nil || got.ID != "" {
+			t.Errorf("%s: returned %v, %v", name, got, err)
+		}
+		if name == "an error" && err != reason { //nolint:errorlint // it has to be the very error
+			t.Errorf("error of the change came back as %v", err)
+		}
+	}
+	read, err := s.Action(t.Context(), a.ID)
+	must(t, err)
+	if diff := cmp.Diff(*a, read); diff != "" {
+		t.Errorf("something was kept (-want +got):\n%s", diff)
+	}
+	if n := len(entries(t, s)); n != 1 {
+		t.Errorf("%d audit entries, want that of the creation alone", n)
+	}
+}
+
+func testActionChangePanics(t *testing.T, _ *Harness, s Store) {
+	a := create(t, s, NewAction("machine"))
+	func() {
+		defer func() {
+			if v := recover(); v == nil {
+				t.Error("the panic did not reach the caller")
+			}
+		}()
+		_, _ = s.ChangeAction(t.Context(), a.ID, func(a *action.Action) (*audit.Entry, error) { a.Status = api.Failed; panic("boom") })
+	}()
+	read, err := s.Action(t.Context(), a.ID)
+	must(t, err)
+	if read.Status != api.Pending {
+		t.Errorf("status is %s", read.Status)
+	}
+	create(t, s, NewAction("machine")) // the store goes on
+}
+
+func testActionFixed(t *testing.T, _ *Harness, s Store) {
+	a := create(t, s, NewAction("machine"))
+	for name, change := range map[string]func(*action.Action){
+		"Seq": func(a *action.Action) { a.Seq++ }, "ID": func(a *action.Action) { a.ID += "x" }, "MachineID": func(a *action.Action) { a.MachineID = "x" },
+		"Type": func(a *action.Action) { a.Type = "x" }, "File": func(a *action.Action) { a.File.SHA256[0] = 1 }, "Requestor": func(a *action.Action) { a.Requestor.Name = "x" },
+		"Created": func(a *action.Action) { a.Created = time.Now() },
+	} {
+		_, err := s.ChangeAction(t.Context(), a.ID, func(a *action.Action) (*audit.Entry, error) { change(a); return nil, nil })
+		if err == nil {
+			t.Errorf("%s was changed", name)
+			continue
+		}
+		wantText(t, err, "is fixed")
+	}
+	// A final action cannot come to life beside an active one with its key.
+	setStatus(t, s, a.ID, api.Failed)
+	b := NewAction("machine")
+	b.File = a.File
+	create(t, s, b)
+	_, err := s.ChangeAction(t.Context(), a.ID, func(a *action.Action) (*audit.Entry, error) { a.Status = api.Pending; return nil, nil })
+	wantCode(t, err, api.ActiveRequestAlreadyExists)
+}
+
+func testActionMissing(t *testing.T, _ *Harness, s Store) {
+	for _, id := range []string{newGUID(), "", "nul\x00", "\xff", string(make([]byte, 5000))} {
+		_, err := s.Action(t.Context(), id)
+		wantCode(t, err, api.ResourceNotFound, "was not found")
+		_, err = s.ChangeAction(t.Context(), id, func(*action.Action) (*audit.Entry, error) {
+			t.Error("change was called")
+			return nil, nil
+		})
+		wantCode(t, err, api.ResourceNotFound, "was not found")
+	}
+	if a, err := s.Undelivered(t.Context(), "nul\x00", 1); err != nil || len(a) != 0 {
+		t.Errorf("Undelivered: %v, %v", a, err)
+	}
+	if id, err := s.ActiveAction(t.Context(), "no such key"); err != nil || id != "" {
+		t.Errorf("ActiveAction: %q, %v", id, err)
+	}
+}
+
+// testNeighbours holds the writer so that good and bad changes queue up and are
+// committed together.
+func testNeighbours(t *testing.T, _ *Harness, s Store) {
+	first := create(t, s, NewAction("machine"))
+	release := hold(t, s, first.ID)
+	var group sync.WaitGroup
+	good := make([]*action.Action, 40)
+	for i := range good {
+		good[i] = NewAction(fmt.Sprint("machine", i))
+		group.Go(func() {
+			if err := s.CreateAction(t.Context(), good[i], Entry(audit.StopAndQuarantineFile, good[i].ID)); err != nil {
+				t.Errorf("a good change: %v", err)
+			}
+		})
+		group.Go(func() {
+			twin := NewAction("machine")
+			twin.File = first.File
+			if err := s.CreateAction(t.Context(), twin, Entry(audit.StopAndQuarantineFile, "twin")); api.CodeOf(err) != api.ActiveRequestAlreadyExists {
+				t.Errorf("a duplicate: %v", err)
+			}
+		})
+		group.Go(func() {
+			// Fails after it has written something.
+			bad := Entry(audit.StopAndQuarantineFile, "bad")
+			bad.Detail = raw("{")
+			if err := s.CreateAction(t.Context(), NewAction("bad machine"), bad); err == nil {
+				t.Error("an entry that is no JSON was kept")
+			}
+		})
+	}
+	release()
+	group.Wait()
+	for _, a := range good {
+		_, err := s.Action(t.Context(), a.ID)
+		must(t, err)
+	}
+	for _, e := range entries(t, s) {
+		if e.Target == "twin" || e.Target == "bad" {
+			t.Errorf("entry of a failed change was kept: %v", e)
+		}
+	}
+	if all, _, err := s.Actions(t.Context(), query(t, nil)); err != nil || len(all) != 1+len(good) {
+		t.Errorf("%d actions, %v; want %d", len(all), err, 1+len(good))
+	}
+}
+
+// hold keeps the writer busy until release is called.
+func hold(t testing.TB, s Store, id string) (release func()) {
+	t.Helper()
+	entered, leave, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(left)
+		if _, err := s.ChangeAction(t.Context(), id, func(*action.Action) (*audit.Entry, error) {
+			close(entered)
+			<-leave
+			return nil, nil
+		}); err != nil {
+			t.Errorf("holding change: %v", err)
+		}
+	}()
+	<-entered
+	return func() { close(leave); <-left }
+}
+
+func testOutbox(t *testing.T, _ *Harness, s Store) {
+	var made []*action.Action
+	for i := range 6 {
+		made = append(made, create(t, s, NewAction(fmt.Sprint("machine", i%2))))
+	}
+	setStatus(t, s, made[0].ID, api.Cancelled) // still to be delivered: its cancel
+	_, err := s.ChangeAction(t.Context(), made[2].ID, func(a *action.Action) (*audit.Entry, error) { a.Acknowledged = true; return nil, nil })
+	must(t, err)
+	for _, test := range []struct {
+		device string
+		limit  int
+		want   []int
+	}{
+		{"", 100, []int{0, 1, 3, 4, 5}},
+		{"", 2, []int{0, 1}},
+		{"machine0", 100, []int{0, 4}},
+		{"machine1", 100, []int{1, 3, 5}},
+		{"machine1", 1, []int{1}},
+		{"machine2", 100, nil},
+	} {
+		got, err := s.Undelivered(t.Context(), test.device, test.limit)
+		must(t, err)
+		want := []string{}
+		for _, i := range test.want {
+			want = append(want, made[i].ID)
+		}
+		if diff := cmp.Diff(want, ids(got)); diff != "" {
+			t.Errorf("Undelivered(%q, %d) (-want +got):\n%s", test.device, test.limit, diff)
+		}
+		for _, a := range got {
+			if len(a.Order) == 0 {
+				t.Error("an undelivered action came without its order")
+			}
+		}
+	}
+	waiting := func(after string, limit int) []string {
+		got, err := s.Waiting(t.Context(), after, limit)
+		must(t, err)
+		return got
+	}
+	if got := [][]string{waiting("", 10), waiting("machine0", 10), waiting("", 1), waiting("machine1", 10)}; !cmp.Equal(got, [][]string{{"machine0", "machine1"}, {"machine1"}, {"machine0"}, {}}) {
+		t.Errorf("Waiting: %v", got)
+	}
+}
+
+func testOverdue(t *testing.T, _ *Harness, s Store) {
+	var made []*action.Action
+	for i := range 4 {
+		a := NewAction("machine")
+		a.Expires = start.Add(time.Duration(i) * time.Hour)
+		made = append(made, create(t, s, a))
+	}
+	setStatus(t, s, made[1].ID, api.InProgress)
+	setStatus(t, s, made[0].ID, api.Succeeded)
+	for _, test := range []struct {
+		now   time.Duration
+		limit int
+		want  []string
+	}{
+		{2 * time.Hour, 10, []string{made[1].ID, made[2].ID}},
+		{2*time.Hour - time.Microsecond, 10, []string{made[1].ID}},
+		{9 * time.Hour, 2, []string{made[1].ID, made[2].ID}},
+	} {
+		got, err := s.Overdue(t.Context(), start.Add(test.now), test.limit)
+		must(t, err)
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("after %v (-want +got):\n%s", test.now, diff)
+		}
+	}
+}
+
+func testActionLists(t *testing.T, h *Harness, s Store) {
+	var made []*action.Action
+	for i := range 10 {
+		a := NewAction(fmt.Sprint("machine", i%3))
+		a.Created, a.Updated = start.Add(time.Duration(i)*time.Minute), start.Add(time.Duration(20-i)*time.Minute)
+		a.Requestor.Name = []string{"SOAR", "ana@corp.example", "Über%App_"}[i%3]
+		if i == 4 {
+			a.ExternalID = "INC-4"
+		}
+		made = append(made, create(t, s, a))
+	}
+	setStatus(t, s, made[3].ID, api.Failed)
+	for _, test := range []struct {
+		options []string
+		want    []int
+		count   int64
+	}{
+		{nil, []int{9, 8, 7, 6, 5, 4, 3, 2, 1, 0}, 0},
+		{[]string{"$top", "2", "$count", "true"}, []int{9, 8}, 10},
+		{[]string{"$top", "2", "$skip", "3"}, []int{6, 5}, 0},
+		{[]string{"$top", "0", "$count", "true"}, nil, 10},
+		{[]string{"$skip", "100"}, nil, 0},
+		{[]string{"$filter", "machineId eq 'MACHINE1'", "$count", "true"}, []int{7, 4, 1}, 3},
+		{[]string{"$filter", "status eq 'failed'"}, []int{3}, 0},
+		{[]string{"$filter", "status ne 'Pending' or id eq '" + made[9].ID + "'"}, []int{9, 3}, 0},
+		{[]string{"$filter", "type eq 'stopandquarantinefile' and computerdnsname eq 'HOST.example'", "$top", "1"}, []int{9}, 0},
+		{[]string{"$filter", "requestor eq 'ANA@corp.example'"}, []int{7, 4, 1}, 0},
+		{[]string{"$filter", "contains(requestor, '%')"}, []int{8, 5, 2}, 0},
+		{[]string{"$filter", "endswith(requestor, 'p_')"}, []int{8, 5, 2}, 0},
+		{[]string{"$filter", "creationDateTimeUtc lt 2026-11-23T10:02:00Z"}, []int{1, 0}, 0},
+		{[]string{"$filter", "lastUpdateDateTimeUtc ge 2026-11-23T10:18:00Z", "$orderby", "lastUpdateDateTimeUtc asc"}, []int{2, 1, 0}, 0},
+		{[]string{"$filter", "externalId eq null", "$top", "1"}, []int{9}, 0},
+		{[]string{"$filter", "externalId ne null"}, []int{4}, 0},
+		{[]string{"$filter", "externalId eq 'INC-4' and errorHResult eq 0 and requestSource eq 'publicapi'"}, []int{4}, 0},
+		{[]string{"$filter", "cancellationRequestor ne null"}, nil, 0},
+		{[]string{"$orderby", "machineId desc,creationDateTimeUtc", "$top", "4"}, []int{2, 5, 8, 1}, 0},
+		{[]string{"$orderby", "externalId desc", "$top", "1"}, []int{4}, 0},
+		{[]string{"$orderby", "externalId asc", "$skip", "9"}, []int{4}, 0},
+		{[]string{"$filter", "not (status in ('Pending','InProgress'))"}, []int{3}, 0},
+	} {
+		got, count, err := s.Actions(t.Context(), query(t, h.ActionFields(), test.options...))
+		must(t, err)
+		want := []string{}
+		for _, i := range test.want {
+			want = append(want, made[i].ID)
+		}
+		if diff := cmp.Diff(want, ids(got)); diff != "" || count != test.count {
+			t.Errorf("%q: count %d, want %d; (-want +got):\n%s", test.options, count, test.count, diff)
+		}
+	}
+	q := query(t, nil)
+	q.Where, q.Args = "actions.comment = $1", []any{"\x00"}
+	_, _, err := s.Actions(t.Context(), q)
+	wantCode(t, err, api.ODataError, "contains characters")
+}
+
+func testPages(t *testing.T, h *Harness, s Store) {
+	for range 25 {
+		create(t, s, NewAction("machine")) // all of one time
+	}
+	for _, order := range []string{"", "lastUpdateDateTimeUtc asc", "status desc", "externalId", "machineId desc, creationDateTimeUtc asc"} {
+		var seen []string
+		for skip := 0; ; skip += 4 {
+			options := []string{"$top", "4", "$skip", fmt.Sprint(skip)}
+			if order != "" {
+				options = append(options, "$orderby", order)
+			}
+			page, _, err := s.Actions(t.Context(), query(t, h.ActionFields(), options...))
+			must(t, err)
+			if len(page) == 0 {
+				break
+			}
+			seen = append(seen, ids(page)...)
+		}
+		slices.Sort(seen)
+		if n := len(slices.Compact(seen)); n != 25 {
+			t.Errorf("$orderby=%s: %d different actions over all pages, want 25", order, n)
+		}
+	}
+}
