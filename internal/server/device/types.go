@@ -53,7 +53,11 @@ type Store interface {
 	// DevicesNamed returns those with that DNS name: the whole name, or the
 	// first label of it.
 	DevicesNamed(ctx context.Context, name string) ([]Device, error)
+	// Devices returns a page of those that are not revoked and, when q asks for
+	// it, the count of all that match.
 	Devices(ctx context.Context, q odata.Query) ([]Device, int64, error)
 	// ChangeDevice loads, changes and keeps a device, as action.Store's ChangeAction does.
 	ChangeDevice(ctx context.Context, id string, change func(*Device) (*audit.Entry, error)) (Device, error)
+	// Record appends an entry that stands alone: a refusal.
+	Record(ctx context.Context, e audit.Entry) error
 }
