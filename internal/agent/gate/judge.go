@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"staunch/internal/filehash"
+	"staunch/internal/order"
+)
+
+const (
+	// leaseHold is how long a lease stays after "allow": the kernel closes the
+	// file to writers itself, but only a moment after the answer.
+	leaseHold = 5 * time.Millisecond
+	maxHeld   = 1024 // leases held at once
+	maxTold   = 256  // refusals waiting for the worker
+	maxSums   = 8192 // file versions remembered
+)
+
+// judge answers events. Its methods never wait for anything but memory, except
+// in goroutines of their own.
+type judge struct {
+	set    Settings
+	fan    group
+	book   *book
+	sums   *sums
+	exempt exempt
+	hashes *hashing
+
+	held chan heldFile
+	told chan told
+
+	denied, allowed, hashed, failOpens, late, writers, unleased, overflows, lost atomic.Uint64
+	slowest, pending                                                             atomic.Int64
+	// busySince is when the reader took up the event it is at, in ns since
+	// start; zero while it waits for the kernel.
+	busySince atomic.Int64
+	start     time.Time
+}
+
+type heldFile struct {
+	fd    int32
+	until time.Time
+}
+
+type told struct {
+	fd int32 // the file, for its name; closed by tell
+	r  Refusal
+}
+
+func newJudge(set Settings, fan group, b *book) *judge {
+	j := &judge{
+		set: set, fan: fan, book: b, sums: newSums(maxSums),
+		held: make(chan heldFile, maxHeld), told: make(chan told, maxTold), start: time.Now(),
+	}
+	j.hashes = newHashing(j)
+	return j
+}
+
+// read answers events until the group fails. It belongs on a thread of its
+// own: a read that blocks there wakes faster than through the netpoller.
+func (j *judge) read() error {
+	buf := make([]byte, 64*unix.FAN_EVENT_METADATA_LEN)
+	var st unix.Statx_t
+	for {
+		j.busySince.Store(0)
+		n, err := unix.Read(j.fan.fd, buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.EMFILE || err == unix.ENFILE {
+			j.failOpens.Add(1) // the kernel refused this one for us
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		at := time.Now()
+		j.busySince.Store(int64(at.Sub(j.start)) + 1)
+		for rest := buf[:n]; len(rest) > 0; {
+			var e event
+			if e, rest, err = nextEvent(rest); err != nil {
+				return err
+			}
+			j.decide(e, at, &st)
+		}
+	}
+}
+
+// stuck is how long the reader has been at one batch of events.
+func (j *judge) stuck() time.Duration {
+	since := j.busySince.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(j.start) - time.Duration(since)
+}
+
+// decide answers e, or leaves it to a goroutine that will.
+func (j *judge) decide(e event, at time.Time, st *unix.Statx_t) {
+	if e.mask&unix.FAN_Q_OVERFLOW != 0 {
+		j.overflows.Add(1)
+	}
+	if !e.asks() {
+		closeEvent(e.fd)
+		return
+	}
+	if j.exempt.has(e.pid) {
+		j.allow(e, at, leaseNone)
+		return
+	}
+	_, hashes := j.book.counts()
+	var l lease
+	if hashes > 0 {
+		l = takeLease(int(e.fd)) // before the look: from here on the version stands still
+	}
+	v, regular, err := look(int(e.fd), st)
+	if err != nil {
+		j.undecided(e, at)
+		return
+	}
+	// Only a mark on the file itself asks about opens.
+	if rule, ok := j.book.deniesFile(v.identity, !e.exec()); ok {
+		j.refuse(e, at, rule, filehash.Sum{})
+		return
+	}
+	if hashes == 0 || !regular {
+		j.allow(e, at, leaseNone)
+		return
+	}
+	switch l {
+	case leaseWriter:
+		j.hashes.waitForWriter(e, v, at)
+		return
+	case leaseNone:
+		j.unleased.Add(1)
+	}
+	j.byContent(e, v, l, at)
+}
+
+// byContent goes by size, by what is remembered of this version, and only then
+// by reading the file.
+func (j *judge) byContent(e event, v version, l lease, at time.Time) {
+	if !j.book.sizeCounts(v.size) {
+		j.allow(e, at, l)
+		return
+	}
+	if sum, ok := j.sums.get(v); ok {
+		j.bySum(e, sum, l, at)
+		return
+	}
+	j.hashes.start(e, v, l, at)
+}
+
+func (j *judge) bySum(e event, sum filehash.Sum, l lease, at time.Time) {
+	if rule, ok := j.book.deniesContent(sum); ok {
+		j.refuse(e, at, rule, sum)
+		return
+	}
+	j.allow(e, at, l)
+}
+
+// allow answers and closes the event's file, later where its lease must stay.
+func (j *judge) allow(e event, at time.Time, l lease) {
+	j.answer(e, allow, at)
+	if l != leaseHeld {
+		closeEvent(e.fd)
+		return
+	}
+	select {
+	case j.held <- heldFile{e.fd, time.Now().Add(leaseHold)}:
+	default:
+		closeEvent(e.fd)
+	}
+}
+
+func (j *judge) refuse(e event, at time.Time, rule entry, sum filehash.Sum) {
+	j.answer(e, deny, at)
+	j.tell(e, Refusal{ID: rule.id, File: sum.Hash(), When: at})
+}
+
+// undecided answers by the setting.
+func (j *judge) undecided(e event, at time.Time) {
+	j.failOpens.Add(1)
+	j.answer(e, j.set.fallback(), at)
+	closeEvent(e.fd)
+}
+
+func (j *judge) answer(e event, v verdict, at time.Time) {
+	// ENOENT: the asking process was killed meanwhile.
+	_ = j.fan.answer(e.fd, v)
+	if v == allow {
+		j.allowed.Add(1)
+	} else {
+		j.denied.Add(1)
+	}
+	took := int64(time.Since(at))
+	for {
+		was := j.slowest.Load()
+		if took <= was || j.slowest.CompareAndSwap(was, took) {
+			return
+		}
+	}
+}
+
+// tell queues a refusal for the worker, or counts it as lost, and takes over
+// the event's file.
+func (j *judge) tell(e event, r Refusal) {
+	r.PID, r.Exec = int(e.pid), e.exec()
+	select {
+	case j.told <- told{e.fd, r}:
+	default:
+		j.lost.Add(1)
+		closeEvent(e.fd)
+	}
+}
+
+// release gives leases back when their time has come.
+func (j *judge) release() {
+	for h := range j.held {
+		time.Sleep(time.Until(h.until))
+		closeEvent(h.fd)
+	}
+}
+
+// report sends refusals to the worker, who may not be there.
+func (j *judge) report(worker *conn) {
+	for t := range j.told {
+		if path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(t.fd))); err == nil {
+			t.r.Path = order.TextOf(path)
+		}
+		closeEvent(t.fd)
+		if err := worker.send(message{Op: opRefusal, Refusal: &t.r}); err != nil {
+			j.lost.Add(1)
+		}
+	}
+}
+
+func (j *judge) status() Status {
+	files, hashes := j.book.counts()
+	return Status{
+		Mode: j.set.mode(), Since: j.start, Files: files, Hashes: hashes, Unlimited: j.fan.unlimited,
+		Denied: j.denied.Load(), Allowed: j.allowed.Load(), HashedExecs: j.hashed.Load(),
+		FailOpens: j.failOpens.Load(), Late: j.late.Load(), Writers: j.writers.Load(), Unleased: j.unleased.Load(),
+		Overflows: j.overflows.Load(), Lost: j.lost.Load(),
+		SlowestNs: j.slowest.Load(), Pending: int(j.pending.Load()),
+	}
+}
+
+func closeEvent(fd int32) {
+	if fd >= 0 {
+		_ = unix.Close(int(fd)) // nothing was written through it
+	}
+}
+
+// exempt holds the agent's own processes. A pidfd names a process and not a
+// number, so a number used again is not taken for the old process.
+type exempt struct {
+	mu   sync.RWMutex
+	pids map[int32]*os.File // guarded by mu; pid → pidfd
+}
+
+func (x *exempt) add(pid int32, pidfd *os.File) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for old, f := range x.pids {
+		if old == pid || !alive(f) {
+			closeFile(f)
+			delete(x.pids, old)
+		}
+	}
+	if x.pids == nil {
+		x.pids = map[int32]*os.File{}
+	}
+	x.pids[pid] = pidfd
+}
+
+func (x *exempt) has(pid int32) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	f, ok := x.pids[pid]
+	return ok && alive(f)
+}
+
+// alive reports whether the process of a pidfd has not ended yet.
+func alive(pidfd *os.File) bool {
+	p := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 0
+}
