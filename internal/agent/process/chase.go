@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// event is a fork or an exec.
+type event struct {
+	ns     int64 // CLOCK_MONOTONIC
+	pid    int   // who was born, or who executes another program
+	parent int   // who forked; 0 = not known
+	exec   bool
+}
+
+// stream tells of forks and execs. What drain returns is complete: it holds
+// everything that had happened by the time of the call, unless lost.
+type stream interface {
+	drain() (events []event, lost bool, err error)
+	close() error
+}
+
+// outrun is what a chase that did not end says.
+const outrun = "new processes kept appearing faster than they could be examined, or a killed one does not die"
+
+// chase examines every process until none is left that could be a match, and
+// kills those that are. It returns true if that came to an end: then every
+// process alive was found innocent, or descends from one that had been.
+//
+// The listing alone cannot know: a process may fork and leave between two
+// looks. Therefore whoever is born of a process not yet found innocent at that
+// moment is examined too, the youngest first, and so is whoever executes
+// another program.
+func (d *Hold) chase(ctx context.Context, l *look, s stream) (bool, error) {
+	c := &pursuit{d: d, look: l, clean: make(map[int]int64)}
+	if err := c.list(); err != nil {
+		return false, err
+	}
+	for {
+		if ctx.Err() != nil {
+			return false, nil //nolint:nilerr // running out of patience is a result, not an error
+		}
+		events, lost, err := s.drain()
+		if err != nil {
+			return false, err
+		}
+		if lost {
+			clear(c.clean)
+			if err := c.list(); err != nil {
+				return false, err
+			}
+		}
+		c.follow(events)
+		switch {
+		case len(c.work) > 0:
+			c.buried = false
+			if err := c.examine(ctx); err != nil {
+				return false, nil //nolint:nilerr // the same
+			}
+		case c.buried:
+			return true, nil
+		default:
+			// A killed process may have been forking: its last child shows
+			// once it is dead.
+			if !d.bury(ctx) {
+				return false, nil
+			}
+			c.buried = true
+		}
+	}
+}
+
+// pursuit is the state of one chase.
+type pursuit struct {
+	d      *Hold
+	look   *look
+	work   []int         // to be examined, the next one last
+	clean  map[int]int64 // pid → CLOCK_MONOTONIC when it had been found innocent
+	buried bool          // nothing was found since everything killed was dead
+}
+
+// list puts every process to work.
+func (c *pursuit) list() error {
+	pids, err := c.d.h.proc.pids()
+	if err != nil {
+		return err
+	}
+	c.work = append(c.work[:0], pids...)
+	return nil
+}
+
+// follow takes events in.
+func (c *pursuit) follow(events []event) {
+	for _, e := range events {
+		if !e.exec && e.parent != 0 {
+			if since, ok := c.clean[e.parent]; ok && since < e.ns {
+				c.clean[e.pid] = e.ns
+				continue
+			}
+		}
+		delete(c.clean, e.pid)
+		c.work = append(c.work, e.pid)
+	}
+}
+
+// examine deals with the next few processes.
+func (c *pursuit) examine(ctx context.Context) error {
+	const batch = 32
+	from := max(0, len(c.work)-batch)
+	pids := c.work[from:]
+	found := make([]int64, len(pids))
+	index := make(map[int]int, len(pids))
+	for i, pid := range pids {
+		index[pid] = i
+	}
+	next := make([]int, 0, len(index))
+	for pid := range index {
+		next = append(next, pid)
+	}
+	var met atomic.Int64
+	err := each(ctx, next, func(pid int) {
+		if c.d.take(c.look, pid, true, unix.SIGKILL) {
+			met.Add(1)
+			return
+		}
+		found[index[pid]] = monotonic()
+	})
+	if err != nil {
+		return err
+	}
+	c.work = c.work[:from]
+	for pid, i := range index {
+		if found[i] != 0 {
+			c.clean[pid] = found[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// watcher judges, off the reader's back, what is executed while holds stand.
+type watcher struct {
+	h        *Holder
+	queue    chan hookEvent
+	overflow atomic.Bool // events were dropped: everything must be looked at
+	workers  sync.WaitGroup
+	stop     context.CancelFunc
+}
+
+// prepareHooks loads the hooks and proves with a harmless program of its own
+// that they kill.
+func (h *Holder) prepareHooks() error {
+	if !h.proc.host {
+		return errors.New("the agent does not see the machine's own process numbers: run it outside of containers")
+	}
+	w := &watcher{h: h, queue: make(chan hookEvent, 4096)}
+	hooks, err := loadHooks(w.push)
+	if err != nil {
+		return err
+	}
+	h.hooks, h.watcher = hooks, w
+	ctx, cancel := context.WithCancel(context.Background())
+	w.stop = cancel
+	for range 2 {
+		w.workers.Go(func() { w.work(ctx) })
+	}
+	if err := h.tryHooks(); err != nil {
+		return errors.Join(err, h.dropHooks())
+	}
+	return nil
+}
+
+// push takes an event from the reader.
+func (w *watcher) push(e hookEvent) {
+	select {
+	case w.queue <- e:
+	default:
+		w.overflow.Store(true)
+	}
+}
+
+// dropHooks takes the hooks out of the kernel and ends what serves them.
+func (h *Holder) dropHooks() error {
+	if h.hooks == nil {
+		return nil
+	}
+	err := h.hooks.close()
+	h.watcher.close()
+	h.hooks, h.watcher = nil, nil
+	return err
+}
+
+func (w *watcher) close() {
+	w.stop()
+	w.workers.Wait()
+}
+
+func (w *watcher) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-w.queue:
+			for _, d := range w.h.armed() {
+				d.event(e)
+			}
+		}
+		if w.overflow.Swap(false) {
+			w.sweep(ctx)
+		}
+	}
+}
+
+// sweep looks at everything after events were lost.
+func (w *watcher) sweep(ctx context.Context) {
+	pids, err := w.h.proc.pids()
+	if err != nil {
+		w.h.cfg.Log.Error("cannot look again after lost events", "error", err)
+		return
+	}
+	for _, d := range w.h.armed() {
+		l := w.h.newLook(d.judge)
+		_ = each(ctx, pids, func(pid int) { d.take(l, pid, true, unix.SIGKILL) }) // an end of ctx is our own
+	}
+}
+
+// event deals with one exec, or with what a hook has killed.
+func (d *Hold) event(e hookEvent) {
+	if e.Killed == 0 {
+		l := d.h.newLook(d.judge)
+		d.take(l, int(e.PID), !d.judge.program(), unix.SIGKILL)
+		if err := l.trouble(); err != nil {
+			d.h.cfg.Log.Warn("cannot judge an execution", "pid", e.PID, "error", err)
+		}
+		return
+	}
+	d.mu.Lock()
+	p := d.pins[e.Inode]
+	d.mu.Unlock()
+	if p == nil {
+		return // another hold's
+	}
+	// USER_HZ is 100 wherever Linux runs Go.
+	const tick = uint64(time.Second / 100)
+	c := &caught{pidfd: -1, Match: Match{
+		PID: int(e.PID), PPID: int(e.Parent), Start: e.Start / tick, Exe: p.name, How: Executes, Ident: p.stat.ID, Killed: true,
+	}}
+	fd, err := unix.PidfdOpen(c.PID, 0)
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		c.Gone, c.Done = true, time.Now()
+	case err == nil:
+		// The number may have passed on: then what it meant is dead.
+		if v, err := d.h.proc.vital(c.PID); err == nil && v.start == c.Start {
+			c.pidfd = fd
+			c.UID = d.h.proc.owner(c.PID)
+		} else {
+			closeFile(os.NewFile(uintptr(fd), "pidfd"))
+			c.Gone, c.Done = true, time.Now()
+		}
+	}
+	d.note(c)
+}
+
+// stopHooked is the rung bpf. The hooks have been armed: nothing is born of a
+// match any more, so what two passes of the task iterator do not find, is not
+// there. Mappings and scripts are then followed by the same events.
+func (d *Hold) stopHooked(ctx context.Context, r *Result) error {
+	l := d.h.newLook(d.judge)
+	for clean := 0; clean < 2; {
+		fresh, err := d.pass(ctx, l)
+		if err != nil {
+			return err
+		}
+		if clean++; fresh > 0 {
+			clean = 0
+		}
+	}
+	s, err := d.h.hooks.stream()
+	if err != nil {
+		return err
+	}
+	complete, err := d.chase(ctx, l, s)
+	err = errors.Join(err, s.close())
+	r.Proven = complete && err == nil
+	if err == nil && !complete {
+		r.Notes = append(r.Notes, outrun)
+	}
+	return errors.Join(err, l.trouble())
+}
+
+// pass runs the task iterator once, kills what matches and returns how many
+// had not been killed before.
+func (d *Hold) pass(ctx context.Context, l *look) (int, error) {
+	records, err := d.h.hooks.list()
+	if err != nil {
+		return 0, err
+	}
+	size, known := d.judge.bytes()
+	pids := make([]int, 0, 16)
+	for _, r := range records {
+		const vague = ^uint64(0)
+		if r.Denied != 0 || !known || r.Size == vague || r.Size == uint64(size) { //nolint:gosec // not negative when known
+			pids = append(pids, int(r.PID))
+		}
+	}
+	var fresh atomic.Int64
+	err = each(ctx, pids, func(pid int) {
+		if d.take(l, pid, false, unix.SIGKILL) {
+			fresh.Add(1)
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("cannot finish killing: %w", err)
+	}
+	return int(fresh.Load()), nil
+}

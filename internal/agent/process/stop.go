@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stop kills every process that runs the target and waits until they are dead.
+// It goes on while new ones appear, for as long as the configuration's
+// Patience. The result is of use with an error too: it holds what was met, and
+// is not proven.
+func (d *Hold) Stop(ctx context.Context) (Result, error) {
+	d.stopping.Lock()
+	defer d.stopping.Unlock()
+	r := Result{Rung: d.h.rung}
+	if !d.begin() {
+		return r, errors.New("cannot stop processes: the hold was released")
+	}
+	defer d.end()
+	patient, cancel := context.WithTimeout(ctx, d.h.cfg.Patience)
+	defer cancel()
+	var stop func(*Hold, context.Context, *Result) error
+	for _, rung := range rungs() {
+		if rung.name == d.h.rung {
+			stop = rung.stop
+		}
+	}
+	err := stop(d, patient, &r)
+	if !d.bury(ctx) {
+		r.Proven = false
+		r.Notes = append(r.Notes, "not every match is dead")
+	}
+	if err == nil && r.Proven {
+		if left, lookErr := d.alive(ctx); left > 0 || lookErr != nil {
+			r.Proven = false
+			r.Notes = append(r.Notes, fmt.Sprintf("the last look met %d matches", left))
+			err = lookErr
+		}
+	}
+	if err != nil {
+		r.Proven = false
+		r.Notes = append(r.Notes, err.Error())
+	}
+	if !d.h.proc.root {
+		r.Proven = false
+		r.Notes = append(r.Notes, "without root only this user's processes can be looked at and killed")
+	}
+	r.Notes = append(r.Notes, "rung: "+d.h.why)
+	d.harvest(&r)
+	for _, m := range r.Matches {
+		if m.Err != nil {
+			r.Proven = false
+		}
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return r, fmt.Errorf("cannot finish killing: %w", cause)
+	}
+	return r, nil
+}
+
+// begin has matches gathered for the result.
+func (d *Hold) begin() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.quiet = true
+	return d.running
+}
+
+func (d *Hold) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.quiet = false
+}
+
+// alive counts the processes that execute the target now.
+func (d *Hold) alive(ctx context.Context) (int, error) {
+	l := d.h.newLook(d.judge)
+	pids, err := d.h.proc.pids()
+	if err != nil {
+		return 0, err
+	}
+	found := make(chan int, len(pids))
+	err = each(ctx, pids, func(pid int) {
+		if f := l.examine(pid, false); f != nil {
+			closeFile(f.file)
+			found <- pid
+		}
+	})
+	return len(found), errors.Join(err, l.trouble())
+}
+
+// sweep examines every process once and kills what matches; it returns how
+// many had not met the signal before.
+func (d *Hold) sweep(ctx context.Context, l *look, pids []int, sig unix.Signal) (int, error) {
+	found := make(chan int, len(pids))
+	err := each(ctx, pids, func(pid int) {
+		if d.take(l, pid, true, sig) {
+			found <- pid
+		}
+	})
+	return len(found), err
+}
+
+// stopBestEffort stops the matches until three looks find no new one, and then
+// kills them. A process that forks and leaves between two looks escapes: this
+// is never proven.
+func (d *Hold) stopBestEffort(ctx context.Context, r *Result) error {
+	r.Notes = append(r.Notes, "stop signals are best effort: a process that forks and leaves between two looks is not met")
+	l := d.h.newLook(d.judge)
+	err := d.settle(ctx, l, unix.SIGSTOP)
+	// Whatever came of it, nothing of the target stays merely stopped.
+	return errors.Join(err, d.settle(context.WithoutCancel(ctx), l, unix.SIGKILL), l.trouble())
+}
+
+// settle sends the signal to all matches until three looks in a row find none
+// that has not had it. Killing gives up after a hundred looks.
+func (d *Hold) settle(ctx context.Context, l *look, sig unix.Signal) error {
+	const looks, most = 3, 100
+	clean := 0
+	for range most {
+		pids, err := d.h.proc.pids()
+		if err != nil {
+			return err
+		}
+		fresh, err := d.sweep(ctx, l, pids, sig)
+		if err != nil {
+			return err
+		}
+		if clean++; fresh > 0 {
+			clean = 0
+		}
+		if clean == looks {
+			return nil
+		}
+	}
+	return fmt.Errorf("new matches were met at each of %d looks", most)
+}
