@@ -37,11 +37,13 @@ type conn struct {
 	queued  int      // bytes in queue
 	writing bool     // a goroutine is writing
 	closing bool     // a goodbye is queued, or the reader has ended
+	aborted bool     // nothing more is written, not even TLS's own goodbye
 	last    time.Time
 	pinged  time.Time
 
 	linked   bool                 // welcomed
 	sent     map[string]time.Time // orders on their way, by when they were sent
+	done     map[string]bool      // acknowledged while a fetch was under way: its list may name them still
 	more     bool                 // the last fetch was full
 	dirty    bool                 // there may be something to fetch
 	fetching bool                 // a goroutine is fetching
@@ -60,7 +62,6 @@ const (
 	maxQueued  = 4 << 20   // bytes that wait for a slow reader
 	maxAsks    = 64        // questions that wait for an answer
 	maxStrikes = 16        // refusals before a link is closed
-	linger     = 2 * time.Second
 	workTime   = 30 * time.Second // for one call into the domain
 )
 
@@ -242,11 +243,15 @@ func (c *conn) end(err error) {
 	for c.writing { // no longer than Limits.Write
 		c.quiet.Wait()
 	}
+	nc := c.nc
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok && c.aborted {
+		nc = t.NetConn() // closing the TLS connection would wait for a peer that takes nothing
+	}
 	c.mu.Unlock()
 	for id, a := range asks {
 		a.reply(order.Answer{ID: id, Has: "unknown", Progress: "the device has gone"})
 	}
-	_ = c.nc.Close() // the peer has been told or is gone
+	_ = nc.Close() // the peer has been told or is gone
 	c.g.forget(c)
 }
 
@@ -279,7 +284,7 @@ func (c *conn) bye(code ws.StatusCode, reason string, retry bool) {
 	}
 	c.closing = true
 	if c.nc != nil {
-		_ = c.nc.SetReadDeadline(time.Now().Add(linger)) // fails only when it is closed
+		_ = c.nc.SetReadDeadline(time.Now().Add(c.g.Limits.Linger)) // fails only when it is closed
 	}
 }
 
@@ -320,7 +325,7 @@ func (c *conn) write(f ws.Frame) {
 
 // abort ends the link without a word; c.mu is held.
 func (c *conn) abort() {
-	c.closing = true
+	c.closing, c.aborted = true, true
 	c.queue, c.queued = nil, 0
 	_ = c.nc.SetDeadline(time.Unix(1, 0)) // wakes reader and writer; fails only when it is closed
 }

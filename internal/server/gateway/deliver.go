@@ -64,7 +64,7 @@ func (c *conn) fetch() {
 			c.mu.Unlock()
 			return
 		}
-		c.dirty = false
+		c.dirty, c.done = false, nil
 		poll := c.g.Now().Sub(c.polled) >= c.g.Limits.Poll
 		c.polled = c.g.Now()
 		c.mu.Unlock()
@@ -96,6 +96,9 @@ func (c *conn) offer(list []action.Delivery) {
 	var send []action.Delivery
 	c.mu.Lock()
 	for _, d := range list {
+		if c.done[d.ID] {
+			continue
+		}
 		t, ok := c.sent[d.ID]
 		if !ok || now.Sub(t) >= c.g.Limits.Resend {
 			send = append(send, d)
@@ -118,6 +121,12 @@ func (c *conn) offer(list []action.Delivery) {
 func (c *conn) acknowledged(id string) {
 	c.mu.Lock()
 	delete(c.sent, id)
+	if c.fetching {
+		if c.done == nil {
+			c.done = map[string]bool{}
+		}
+		c.done[id] = true
+	}
 	next := c.more && len(c.sent) <= action.PendingBatch/2
 	c.mu.Unlock()
 	if next {

@@ -78,6 +78,7 @@ type Limits struct {
 	Stall      time.Duration // between two pieces of one message; 30 s
 	Message    time.Duration // for a whole message; 5 min
 	Write      time.Duration // for what is queued to be taken; 10 s
+	Linger     time.Duration // for a goodbye to be taken; 2 s
 	Resend     time.Duration // after which an order without acknowledgement is sent again; 30 s
 	Poll       time.Duration // after which a link looks for orders though no bell rang; 60 s
 	Tick       time.Duration // between looks at all links; 5 s
@@ -101,6 +102,7 @@ func (l *Limits) fill() {
 	set(&l.Stall, 30*time.Second)
 	set(&l.Message, 5*time.Minute)
 	set(&l.Write, 10*time.Second)
+	set(&l.Linger, 2*time.Second)
 	set(&l.Resend, 30*time.Second)
 	set(&l.Poll, 60*time.Second)
 	set(&l.Tick, 5*time.Second)
