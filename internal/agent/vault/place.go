@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"staunch/internal/agent/inode"
+	"staunch/internal/order"
+)
+
+const (
+	oNoFollow = unix.O_NOFOLLOW
+	// chunk bounds how much of a path one system call is given, in bytes: the
+	// kernel takes less than 4096, paths may be longer.
+	chunk = 3000
+)
+
+// checkPath accepts absolute paths of the kernel's own form: no empty, "." or
+// ".." element.
+func checkPath(p string) error {
+	if !strings.HasPrefix(p, "/") || strings.ContainsRune(p, 0) || p != path.Clean(p) || p == "/" {
+		return fmt.Errorf("%q is not a clean absolute path of a file", order.TextOf(p))
+	}
+	for elem := range strings.SplitSeq(p, "/") {
+		if len(elem) > unix.NAME_MAX {
+			return fmt.Errorf("a name in %.40q… is longer than %d bytes", order.TextOf(p), unix.NAME_MAX)
+		}
+	}
+	return nil
+}
+
+// openDir opens a folder, following no link on the way, however long its path.
+func openDir(p string) (*os.File, error) {
+	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	for rest := strings.Trim(p, "/"); rest != ""; {
+		var step string
+		step, rest = cutPath(rest)
+		next, err := openat2(fd, step, unix.O_PATH|unix.O_DIRECTORY)
+		_ = unix.Close(fd) // a path descriptor
+		if err != nil {
+			return nil, fmt.Errorf("cannot open folder %q: %w", order.TextOf(p), err)
+		}
+		fd = next
+	}
+	// One that can be synced, and asked for its flags.
+	dir, err := openat2(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	_ = unix.Close(fd)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open folder %q: %w", order.TextOf(p), err)
+	}
+	return os.NewFile(uintptr(dir), p), nil
+}
+
+// cutPath takes as many whole elements off the path as one call may have.
+func cutPath(p string) (first, rest string) {
+	if len(p) <= chunk {
+		return p, ""
+	}
+	i := strings.LastIndexByte(p[:chunk], '/')
+	if i < 0 {
+		return p, "" // too long for a name: the kernel says so
+	}
+	return p[:i], strings.TrimLeft(p[i:], "/")
+}
+
+// openat2 opens without following any link, magic ones (/proc/PID/fd) included.
+func openat2(dir int, name string, flags uint64) (int, error) {
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	for {
+		fd, err := unix.Openat2(dir, name, &how)
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
+
+// openFile opens name in dir to be read if it is a regular file that is the
+// inode want; nothing else is ever opened, only looked at.
+func openFile(dir *os.File, name string, want func(inode.ID) bool) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd) //nolint:errcheck // a path descriptor
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || !want(inode.ID{Dev: st.Dev, Ino: st.Ino}) {
+		return nil, ErrChanged
+	}
+	self := fmt.Sprintf("/proc/self/fd/%d", fd)
+	const flags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK
+	// Without O_NOATIME where the file is another's and we are not privileged.
+	file, err := unix.Open(self, flags|unix.O_NOATIME, 0)
+	if errors.Is(err, unix.EPERM) {
+		file, err = unix.Open(self, flags, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(file), name), nil
+}
+
+// idAt returns the identity of a name, without following a link.
+func idAt(dir *os.File, name string) (inode.ID, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return inode.ID{Dev: st.Dev, Ino: st.Ino}, err
+}
+
+// parentOf describes an open folder.
+func parentOf(dir *os.File) (Parent, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return Parent{}, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
+		return Parent{}, err
+	}
+	flags, _, err := getFlags(int(dir.Fd()))
+	return Parent{Dev: st.Dev, Ino: st.Ino, FSID: fs.Fsid.Val, Flags: flags}, err
+}
+
+// parent is parentOf at an instant when nobody has the folder's flags lifted.
+func (v *Vault) parent(dir *os.File) (Parent, error) {
+	v.lift.RLock()
+	defer v.lift.RUnlock()
+	return parentOf(dir)
+}
+
+// mountID tells mounts apart: names can be moved within one only.
+func mountID(fd int) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, err
+	}
+	return st.Mnt_id, nil
+}
+
+// mountRoot climbs from an open folder to the root of its mount.
+func mountRoot(dir *os.File) (*os.File, error) {
+	mount, err := mountID(int(dir.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	p, cur := dir.Name(), dir
+	for {
+		fd, err := openat2(int(cur.Fd()), "..", unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			closeUnless(cur, dir)
+			return nil, err
+		}
+		up := os.NewFile(uintptr(fd), path.Dir(p))
+		id, err := mountID(fd)
+		here, err1 := idAt(cur, ".")
+		above, err2 := idAt(up, ".")
+		if err = errors.Join(err, err1, err2); err != nil {
+			closeUnless(cur, dir)
+			closeUnless(up, nil)
+			return nil, err
+		}
+		if id != mount || here == above {
+			closeUnless(up, nil)
+			if cur == dir {
+				return reopen(dir)
+			}
+			return cur, nil
+		}
+		closeUnless(cur, dir)
+		p, cur = path.Dir(p), up
+	}
+}
+
+// closeUnless closes a folder's descriptor that is not the caller's.
+func closeUnless(f, keep *os.File) {
+	if f != keep {
+		_ = f.Close() // read only
+	}
+}
+
+func reopen(dir *os.File) (*os.File, error) {
+	fd, err := openat2(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), dir.Name()), nil
+}
+
+// syncDir makes the names in an open folder durable.
+func syncDir(dir *os.File) error {
+	// As durable.SyncDir: some file systems cannot, and say EINVAL.
+	if err := unix.Fsync(int(dir.Fd())); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("cannot sync folder %q: %w", order.TextOf(dir.Name()), err)
+	}
+	return nil
+}
+
+// moveName gives a name in one folder to another folder, replacing nothing.
+func moveName(from *os.File, name string, to *os.File, as string) error {
+	err := unix.Renameat2(int(from.Fd()), name, int(to.Fd()), as, unix.RENAME_NOREPLACE)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	// A file system without that flag: a second name, which fails if it is
+	// taken, then the first one's removal. Recover knows a file with both.
+	if err := unix.Linkat(int(from.Fd()), name, int(to.Fd()), as, 0); err != nil {
+		return err
+	}
+	return unix.Unlinkat(int(from.Fd()), name, 0)
+}
+
+// moveBack gives a staged file its name again. A name that is taken meanwhile
+// is not touched: the file comes beside it, under a name that says why.
+func moveBack(stage *os.File, staged string, parent *os.File, base, id string) (as string, err error) {
+	mine, err := idAt(stage, staged)
+	if err != nil {
+		return "", err
+	}
+	as = base
+	for n := 1; n < 100; n++ {
+		err = moveName(stage, staged, parent, as)
+		if !errors.Is(err, unix.EEXIST) {
+			return as, err
+		}
+		if there, err := idAt(parent, as); err == nil && there == mine {
+			return as, unix.Unlinkat(int(stage.Fd()), staged, 0) // it has both names
+		}
+		as = beside(base, id, n)
+	}
+	return "", err
+}
+
+// beside makes a name like base that the kernel takes.
+func beside(base, id string, n int) string {
+	suffix := ".staunch-returned-" + id[:8]
+	if n > 1 {
+		suffix += fmt.Sprintf("-%d", n)
+	}
+	return base[:min(len(base), unix.NAME_MAX-len(suffix))] + suffix
+}

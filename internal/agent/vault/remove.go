@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"staunch/internal/agent/inode"
+	"staunch/internal/order"
+)
+
+// Left is a name that could not be removed.
+type Left struct {
+	Path order.Text
+	Err  error
+}
+
+// LeftError says that a file is sealed and gone from its place, but still has
+// other names.
+type LeftError struct {
+	Names   []Left // known ones that could not be removed
+	Unknown uint64 // how many more there are that were not known
+}
+
+func (e *LeftError) Error() string {
+	var s []string
+	for _, l := range e.Names {
+		s = append(s, fmt.Sprintf("%q (%v)", l.Path, l.Err))
+	}
+	if e.Unknown > 0 {
+		s = append(s, fmt.Sprintf("%d more that were not known: search for hard links", e.Unknown))
+	}
+	return "the file still has names: " + strings.Join(s, ", ")
+}
+
+// Remove makes a sealed file disappear: every other name of it that is known
+// and still leads to it, then the staged one. ErrChanged: somebody wrote to it
+// after it was sealed; nothing was removed, and the caller calls PutBack. A
+// *LeftError names what is left; the item is whole all the same.
+//
+//	(rename unlink fsync)(each other name) fsync(dir) unlink fsync(staging) unlink(intent) fsync(intents)
+func (g *Grabbed) Remove(ctx context.Context) error {
+	if g.ended || !g.sealed {
+		return errors.New("cannot remove file: it is not sealed")
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("cannot remove file: %w", err)
+	}
+	if err := g.unchanged(ctx); err != nil {
+		return fmt.Errorf("cannot remove file: %w; it was sealed as it was before", err)
+	}
+	defer g.end()
+	left, err := g.v.finish(&g.in, g.stage, g.stat.ID)
+	if err != nil {
+		return fmt.Errorf("cannot remove file: %w", err)
+	}
+	st, err := inode.Of(g.file)
+	if err != nil {
+		return fmt.Errorf("cannot remove file: %w", err)
+	}
+	return leftOver(left, st.Nlink)
+}
+
+func leftOver(left []Left, nlink uint64) error {
+	if len(left) == 0 && nlink == 0 {
+		return nil
+	}
+	return &LeftError{Names: left, Unknown: nlink - min(nlink, uint64(len(left)))}
+}
+
+// finish removes all names of a sealed and staged file and closes its intent.
+// The staged name goes last: as long as it is there, the file can be told from
+// others that have its names.
+func (v *Vault) finish(in *Intent, s *stage, id inode.ID) (left []Left, err error) {
+	for i, n := range in.Names {
+		if i == 0 {
+			err = v.syncName(n) // its removal, by the grab
+		} else {
+			err = v.removeName(in.ID, i, n, s, id)
+			v.cfg.Step("remove:name")
+		}
+		if err != nil {
+			left = append(left, Left{Path: n.Path, Err: err})
+		}
+	}
+	v.cfg.Step("remove:names")
+	// In a folder that is not ours alone, somebody may have put another file there.
+	if there, err := idAt(s.dir, in.Staging.Name); err == nil && there == id {
+		if err := unix.Unlinkat(int(s.dir.Fd()), in.Staging.Name, 0); err != nil && !gone(err) {
+			return left, err
+		}
+	}
+	v.cfg.Step("remove:staged")
+	if err := syncDir(s.dir); err != nil {
+		return left, err
+	}
+	return left, v.closeIntent(in.ID)
+}
+
+// syncName makes a name's absence durable. A folder that is gone has no names.
+func (v *Vault) syncName(n Name) error {
+	dir, err := openDir(n.dir())
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // read only
+	return syncDir(dir)
+}
+
+func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
+
+// removeName removes the nth name if it still leads to the file. It is moved
+// out of reach before it is looked at: a name that others can change between
+// the look and the removal would remove a file of their choice.
+func (v *Vault) removeName(item string, n int, name Name, s *stage, id inode.ID) error {
+	dir, err := openDir(name.dir())
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // read only
+	if there, err := idAt(dir, name.base()); err != nil || there != id {
+		if err != nil && !gone(err) {
+			return err
+		}
+		return nil // it is not this file's name any more
+	}
+	var now Parent
+	done, err := v.enterParent(dir, &now)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := unlockInode(int(dir.Fd()), now.Flags); err != nil {
+		return fmt.Errorf("cannot lift the immutable or append-only flag of its folder: %w", err)
+	}
+	err = unlinkSame(dir, name.base(), s, item, n, id)
+	return errors.Join(err, lockInode(int(dir.Fd()), now.Flags|name.Parent.Flags), syncDir(dir))
+}
+
+// unlinkSame removes a name in dir by way of the staging folder, or, where the
+// name lies on another mount than it, of a hidden name beside it.
+func unlinkSame(dir *os.File, base string, s *stage, item string, n int, id inode.ID) error {
+	to := s
+	err := moveName(dir, base, to.dir, to.name(item, n))
+	if errors.Is(err, unix.EXDEV) {
+		to = &stage{kind: inParent, dir: dir}
+		err = moveName(dir, base, dir, to.name(item, n))
+	}
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return settle(to, to.name(item, n), dir, base, item, id)
+}
+
+// settle removes a name that was moved to staging if it is the file's, else it
+// goes back.
+func settle(s *stage, staged string, dir *os.File, base, item string, id inode.ID) error {
+	there, err := idAt(s.dir, staged)
+	if err != nil {
+		return err
+	}
+	if there == id {
+		return unix.Unlinkat(int(s.dir.Fd()), staged, 0)
+	}
+	as, err := moveBack(s.dir, staged, dir, base, item)
+	if err == nil && as != base {
+		err = &ElsewhereError{Path: order.TextOf(dir.Name() + "/" + as), Why: "another file had the name, and it was taken again meanwhile"}
+	}
+	return err
+}
