@@ -53,27 +53,29 @@ func (s *Service) Authenticate(ctx context.Context, h order.Hello, ch order.Chal
 	return s.seen(ctx, d, ip, &h.Facts)
 }
 
-// Seen keeps that the device was heard from, with its facts (nil: none were
-// sent) and the address of its link ("": not known). It writes when something
-// changed, else at most every five minutes.
-func (s *Service) Seen(ctx context.Context, id, ip string, facts *order.Facts) error {
+// Seen keeps what the device says of itself and the address of its link ("":
+// not known). It writes when something changed, else at most every five minutes.
+func (s *Service) Seen(ctx context.Context, id, ip string, facts order.Facts) error {
 	d, err := s.live(ctx, id)
 	if err != nil {
 		return err
 	}
-	_, err = s.seen(ctx, d, ip, facts)
+	_, err = s.seen(ctx, d, ip, &facts)
 	return err
 }
 
-// Still returns nil if a connected device may stay, and keeps that it was heard from.
+// Still returns nil if a connected device may stay, and keeps that it was heard
+// from, at most every five minutes.
 func (s *Service) Still(ctx context.Context, id string) error {
-	switch err := s.Seen(ctx, id, "", nil); {
-	case api.CodeOf(err) == api.ResourceNotFound:
+	d, err := s.live(ctx, id)
+	if err == nil {
+		_, err = s.seen(ctx, d, "", nil)
+	}
+	if api.CodeOf(err) == api.ResourceNotFound {
 		s.cfg.Log.Warn("device_refused", "reason", "revoked", "device", id)
 		return errStranger()
-	default:
-		return err
 	}
+	return err
 }
 
 // live returns the device if it is not revoked.

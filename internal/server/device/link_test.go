@@ -101,27 +101,29 @@ func TestSeen(t *testing.T) {
 			t.Errorf("LastSeen %v, %v, want %v", d.LastSeen, err, want)
 		}
 	}
-	do := func(ip string, f *order.Facts) {
+	do := func(ip string, f order.Facts) {
 		t.Helper()
 		if err := b.Seen(t.Context(), m.ID, ip, f); err != nil {
 			t.Error(err)
 		}
 	}
 	b.turn(4 * time.Minute)
-	do("198.51.100.9", &m.Facts)
+	do("198.51.100.9", m.Facts)
 	seen(start) // nothing new, and too early
 	b.turn(time.Minute)
-	do("", nil)
+	if err := b.Still(t.Context(), m.ID); err != nil {
+		t.Error(err)
+	}
 	seen(start.Add(5 * time.Minute))
 	b.turn(time.Minute)
 	f := facts("renamed.example")
-	do("", &f)
+	do("", f)
 	seen(start.Add(6 * time.Minute)) // news is written at once
 	if d, err := b.Find(t.Context(), admin, "renamed.example"); err != nil || d.ID != m.ID {
 		t.Errorf("Find by the new name = %+v, %v", d, err)
 	}
 	b.turn(time.Second)
-	do("203.0.113.5", nil)
+	do("203.0.113.5", f)
 	seen(start.Add(6*time.Minute + time.Second))
 
 	if err := b.Still(t.Context(), m.ID); err != nil {
@@ -130,7 +132,7 @@ func TestSeen(t *testing.T) {
 	if _, err := b.Revoke(t.Context(), admin, m.ID); err != nil {
 		t.Fatal(err)
 	}
-	refusal(t, b.Seen(t.Context(), m.ID, "", &f), api.ResourceNotFound, "Machine "+m.ID+" was not found")
+	refusal(t, b.Seen(t.Context(), m.ID, "", f), api.ResourceNotFound, "Machine "+m.ID+" was not found")
 	refusal(t, b.Still(t.Context(), m.ID), api.Unauthorized, "does not know the device")
 	refusal(t, b.Still(t.Context(), strings.Repeat("0", 40)), api.Unauthorized, "does not know the device")
 }

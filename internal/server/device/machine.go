@@ -38,8 +38,7 @@ func Machine(d Device, now time.Time) api.Machine {
 		IPAddresses:      []api.IPAddress{},
 	}
 	m.LastExternalIPAddress = orNull(d.LastIP)
-	// To the minute, as lists filter by it.
-	if !d.LastSeen.Before(now.Truncate(time.Minute).Add(-activeFor)) {
+	if now.Sub(d.LastSeen) < activeFor {
 		m.HealthStatus = "Active"
 	}
 	switch d.Facts.Arch {

@@ -59,7 +59,7 @@ func TestMachineEmpty(t *testing.T) {
 func TestMachineHealth(t *testing.T) {
 	now := time.Date(2026, 2, 11, 2, 30, 0, 0, time.UTC)
 	for ago, want := range map[time.Duration]string{
-		0: "Active", 7*24*time.Hour - time.Second: "Active", 7*24*time.Hour + time.Minute: "Inactive", 400 * 24 * time.Hour: "Inactive",
+		0: "Active", 7*24*time.Hour - time.Second: "Active", 7 * 24 * time.Hour: "Inactive", 400 * 24 * time.Hour: "Inactive",
 	} {
 		if m := device.Machine(device.Device{LastSeen: now.Add(-ago)}, now); m.HealthStatus != want {
 			t.Errorf("seen %s ago: %s, want %s", ago, m.HealthStatus, want)

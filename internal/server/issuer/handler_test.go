@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package issuer
+package issuer_test
 
 import (
-	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"net/http/httptest"
@@ -12,8 +11,6 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 )
-
-func digestOf(s string) [32]byte { return sha256.Sum256([]byte(s)) }
 
 func TestDiscovery(t *testing.T) {
 	b := newBench(t, nil)

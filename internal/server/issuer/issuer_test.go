@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package issuer
+package issuer_test
 
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -14,12 +18,16 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"staunch/api"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
+	"staunch/internal/server/issuer"
+	"staunch/internal/server/store"
 )
 
 const (
@@ -30,88 +38,83 @@ const (
 
 var admin = auth.Caller{Kind: auth.Admin, ID: "admin", Name: "admin"}
 
-// memory is a store in memory that can be told to fail.
-type memory struct {
-	mu     sync.Mutex
-	apps   map[string]App
-	audit  []audit.Entry
-	broken bool
+// faulty is a real store that can be told to fail.
+type faulty struct {
+	*store.Store
+	broken atomic.Bool
 }
 
-func (m *memory) CreateApp(_ context.Context, a App, e audit.Entry) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.broken {
-		return errors.New("no database")
+var errBroken = errors.New("no database")
+
+func (f *faulty) CreateApp(ctx context.Context, a issuer.App, e audit.Entry) error {
+	if f.broken.Load() {
+		return errBroken
 	}
-	m.apps[a.ID] = a
-	m.audit = append(m.audit, e)
-	return nil
+	return f.Store.CreateApp(ctx, a, e)
 }
 
-func (m *memory) App(_ context.Context, id string) (App, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.broken {
-		return App{}, errors.New("no database")
+func (f *faulty) App(ctx context.Context, id string) (issuer.App, error) {
+	if f.broken.Load() {
+		return issuer.App{}, errBroken
 	}
-	a, ok := m.apps[id]
-	if !ok {
-		return App{}, api.Errorf(api.ResourceNotFound, "no such app")
-	}
-	return a, nil
+	return f.Store.App(ctx, id)
 }
 
-func (m *memory) Apps(context.Context) ([]App, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var all []App
-	for _, a := range m.apps {
-		all = append(all, a)
+func (f *faulty) Record(ctx context.Context, e audit.Entry) error {
+	if f.broken.Load() {
+		return errBroken
 	}
-	return all, nil
+	return f.Store.Record(ctx, e)
 }
 
-func (m *memory) Record(_ context.Context, e audit.Entry) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.broken {
-		return errors.New("no database")
+func openStore(t testing.TB) *faulty {
+	t.Helper()
+	secret, _, err := note.GenerateKey(rand.Reader, "test")
+	if err != nil {
+		t.Fatal(err)
 	}
-	m.audit = append(m.audit, e)
-	return nil
+	signer, err := note.NewSigner(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), store.Config{Path: filepath.Join(t.TempDir(), "db"), Checkpoint: signer, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &faulty{Store: s}
 }
 
 // bench is a token service with one app and the verifier of its tokens.
 type bench struct {
-	store    *memory
-	service  *Service
+	store    *faulty
+	service  *issuer.Service
 	verifier *auth.Verifier
 	log      *bytes.Buffer
-	app      App
+	app      issuer.App
 	secret   string
 }
 
 // cachedKey spares each test the making of a key.
 var cachedKey = sync.OnceValue(func() []byte {
-	dir, err := os.MkdirTemp("", "staunch-issuer-")
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		panic(err)
 	}
-	defer os.RemoveAll(dir)
-	if err := makeKey(dir, time.Now()); err != nil {
-		panic(err)
-	}
-	files, err := keyFiles(dir)
-	if err != nil {
-		panic(err)
-	}
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		panic(err)
-	}
-	return b
+	return pkcs8(key)
 })
+
+func pkcs8(key any) []byte {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		panic(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
 
 func keysDir(t testing.TB) string {
 	t.Helper()
@@ -125,10 +128,10 @@ func keysDir(t testing.TB) string {
 	return dir
 }
 
-func newBench(t testing.TB, change func(*Config)) *bench {
+func newBench(t testing.TB, change func(*issuer.Config)) *bench {
 	t.Helper()
-	b := &bench{store: &memory{apps: map[string]App{}}, log: &bytes.Buffer{}}
-	cfg := Config{
+	b := &bench{store: openStore(t), log: &bytes.Buffer{}}
+	cfg := issuer.Config{
 		Store:   b.store,
 		Realm:   auth.Realm{Tenant: tenant, PublicURL: public, Names: []string{"login.example", "127.0.0.1"}},
 		KeysDir: keysDir(t),
@@ -138,7 +141,7 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 		change(&cfg)
 	}
 	var err error
-	if b.service, err = New(cfg); err != nil {
+	if b.service, err = issuer.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	b.verifier, err = auth.New(auth.Config{Realm: cfg.Realm, Keys: b.service.Keys, AppEnabled: b.service.Enabled, Now: cfg.Now})
@@ -150,6 +153,16 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// lines returns the audit log.
+func (b *bench) lines(t testing.TB) []audit.Entry {
+	t.Helper()
+	all, err := b.store.AuditEntries(context.Background(), -1, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // do sends a request as it is: no header is added to those given.
@@ -176,8 +189,9 @@ func TestCreateApp(t *testing.T) {
 	if !auth.IsGUID(b.app.ID) || b.app.Name != "soc-automation" || len(b.app.Permissions) != 2 || !strings.HasPrefix(b.secret, "staunch_") {
 		t.Errorf("CreateApp = %+v, %q", b.app, b.secret)
 	}
-	line, err := json.Marshal(b.store.audit)
-	if err != nil || len(b.store.audit) != 1 || b.store.audit[0].Operation != audit.CreateApp || b.store.audit[0].Target != b.app.ID {
+	lines := b.lines(t)
+	line, err := json.Marshal(lines)
+	if err != nil || len(lines) != 1 || lines[0].Operation != audit.CreateApp || lines[0].Target != b.app.ID {
 		t.Errorf("audit = %s, %v, want one CreateApp", line, err)
 	}
 	if strings.Contains(string(line), b.secret) || strings.Contains(b.log.String(), b.secret) {
@@ -206,15 +220,15 @@ func TestCreateAppRefuses(t *testing.T) {
 		"empty permission":     {admin, "b", []string{""}, api.InvalidInput, `no permission ""`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := len(b.store.audit)
+			before := len(b.lines(t))
 			_, secret, err := b.service.CreateApp(t.Context(), c.caller, c.name, c.permissions)
 			if api.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.want) || secret != "" {
 				t.Errorf("CreateApp = %q, %v, want %s with %q", secret, err, c.code, c.want)
 			}
-			if len(b.store.apps) != 1 {
-				t.Error("an app was made all the same")
+			if apps, err := b.service.Apps(t.Context(), admin); err != nil || len(apps) != 1 {
+				t.Errorf("%d apps, %v: one was made all the same", len(apps), err)
 			}
-			if got := b.store.audit[before:]; len(got) != 1 || got[0].Outcome != "refused: "+string(c.code) {
+			if got := b.lines(t)[before:]; len(got) != 1 || got[0].Outcome != "refused: "+string(c.code) {
 				t.Errorf("audit = %+v, want one refusal", got)
 			}
 		})
@@ -225,15 +239,15 @@ func TestCreateAppRefuses(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := Config{Store: &memory{}, Realm: auth.Realm{Tenant: tenant, PublicURL: public}, KeysDir: keysDir(t)}
-	for want, change := range map[string]func(*Config){
-		"Store is not set":   func(c *Config) { c.Store = nil },
-		"is not a GUID":      func(c *Config) { c.Realm.Tenant = "contoso" },
-		"KeysDir is not set": func(c *Config) { c.KeysDir = "" },
+	good := issuer.Config{Store: &faulty{}, Realm: auth.Realm{Tenant: tenant, PublicURL: public}, KeysDir: keysDir(t)}
+	for want, change := range map[string]func(*issuer.Config){
+		"Store is not set":   func(c *issuer.Config) { c.Store = nil },
+		"is not a GUID":      func(c *issuer.Config) { c.Realm.Tenant = "contoso" },
+		"KeysDir is not set": func(c *issuer.Config) { c.KeysDir = "" },
 	} {
 		cfg := good
 		change(&cfg)
-		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "cannot start the token service: ") {
+		if _, err := issuer.New(cfg); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "cannot start the token service: ") {
 			t.Errorf("New = %v, want %q", err, want)
 		}
 	}

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package issuer
+package issuer_test
 
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
 	"encoding/pem"
 	"os"
 	"path/filepath"
@@ -16,11 +15,12 @@ import (
 	"time"
 
 	"staunch/internal/server/auth"
+	"staunch/internal/server/issuer"
 )
 
 func TestFirstStartMakesAKey(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "keys")
-	first, err := OpenKeys(dir, time.Now())
+	first, err := issuer.OpenKeys(dir, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestFirstStartMakesAKey(t *testing.T) {
 			t.Errorf("%s: mode %v, %v, want %v", path, fi.Mode().Perm(), err, want)
 		}
 	}
-	again, err := OpenKeys(dir, time.Now())
+	again, err := issuer.OpenKeys(dir, time.Now())
 	if err != nil || again.Public().Keys[0].KeyID != first.Public().Keys[0].KeyID {
 		t.Errorf("the second start has another key (%v)", err)
 	}
@@ -42,39 +42,43 @@ func TestFirstStartMakesAKey(t *testing.T) {
 // The newest key signs; tokens of the one before stay good.
 func TestSeveralKeys(t *testing.T) {
 	dir := keysDir(t)
-	realm := auth.Realm{Tenant: tenant, PublicURL: public}
-	old := newBench(t, func(c *Config) { c.KeysDir = dir })
-	oldToken, ref := old.service.mint(old.app, resource, public, v2)
-	if ref != nil {
-		t.Fatal(ref)
-	}
-	if err := makeKey(dir, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "README"), []byte("not a key"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	now := newBench(t, func(c *Config) { c.KeysDir = dir })
-	newToken, ref := now.service.mint(old.app, resource, public, v2)
-	if ref != nil {
-		t.Fatal(ref)
-	}
-	if n := len(now.service.Keys().Keys); n != 2 {
-		t.Fatalf("%d keys, want 2", n)
-	}
-	v, err := auth.New(auth.Config{Realm: realm, Keys: now.service.Keys})
+	old := newBench(t, func(c *issuer.Config) { c.KeysDir = dir })
+	oldToken := old.token(t)
+	key, err := rsa.GenerateKey(rand.Reader, 3072)
 	if err != nil {
 		t.Fatal(err)
 	}
-	oldText, newText := oldToken.(answerV2).Token, newToken.(answerV2).Token
-	if strings.Split(oldText, ".")[0] == strings.Split(newText, ".")[0] {
+	for name, b := range map[string][]byte{"20260201T000000.000000000Z.pem": pkcs8(key), "README": []byte("not a key"), ".x.pem": nil} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := newBench(t, func(c *issuer.Config) { c.KeysDir = dir })
+	newToken := now.token(t)
+	if n := len(now.service.Keys().Keys); n != 2 {
+		t.Fatalf("%d keys, want 2", n)
+	}
+	v, err := auth.New(auth.Config{Realm: auth.Realm{Tenant: tenant, PublicURL: public}, Keys: now.service.Keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Split(oldToken, ".")[0] == strings.Split(newToken, ".")[0] {
 		t.Error("the new token is signed with the old key")
 	}
-	for _, tok := range []string{oldText, newText} {
+	for _, tok := range []string{oldToken, newToken} {
 		if _, err := v.Verify(t.Context(), tok); err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// token gets one as a client does.
+func (b *bench) token(t *testing.T) string {
+	t.Helper()
+	_, answer := b.do(t, "POST", "/common/oauth2/v2.0/token",
+		"grant_type=client_credentials&client_id="+b.app.ID+"&client_secret="+b.secret+"&scope="+resource+"/.default", nil)
+	text, _ := answer["access_token"].(string)
+	return text
 }
 
 func TestOpenKeysRefuses(t *testing.T) {
@@ -87,14 +91,6 @@ func TestOpenKeysRefuses(t *testing.T) {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
-	}
-	pkcs8 := func(t *testing.T, key any) []byte {
-		t.Helper()
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	}
 	for name, c := range map[string]struct {
 		spoil func(t *testing.T, dir string)
@@ -116,14 +112,14 @@ func TestOpenKeysRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, dir, pkcs8(t, k), 0o600)
+			write(t, dir, pkcs8(k), 0o600)
 		}, "not an RSA key"},
 		"short": {func(t *testing.T, dir string) {
 			k, err := rsa.GenerateKey(rand.Reader, 1024)
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, dir, pkcs8(t, k), 0o600)
+			write(t, dir, pkcs8(k), 0o600)
 		}, "1024 bits are fewer"},
 		"file in its place": {func(t *testing.T, dir string) {
 			if err := os.RemoveAll(dir); err != nil {
@@ -137,7 +133,7 @@ func TestOpenKeysRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := keysDir(t)
 			c.spoil(t, dir)
-			_, err := OpenKeys(dir, time.Now())
+			_, err := issuer.OpenKeys(dir, time.Now())
 			if err == nil || !strings.HasPrefix(err.Error(), "cannot open the token signing keys: ") || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("OpenKeys = %v, want %q", err, c.want)
 			}

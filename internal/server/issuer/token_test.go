@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package issuer
+package issuer_test
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
+	"staunch/internal/server/issuer"
 )
 
 func basic(user, password string) http.Header {
@@ -24,14 +26,29 @@ func basic(user, password string) http.Header {
 
 func contentType(s string) http.Header { return http.Header{"Content-Type": {s}} }
 
+// keep puts an app into the store and makes it the bench's own.
+func (b *bench) keep(t *testing.T, a issuer.App) {
+	t.Helper()
+	a.Created = time.Now()
+	if err := b.store.CreateApp(t.Context(), a, audit.By(admin, audit.CreateApp, a.ID, "accepted")); err != nil {
+		t.Fatal(err)
+	}
+	b.app = a
+}
+
 // Each way in which shipped clients ask for a token gives one that opens the API.
 func TestTokenStyles(t *testing.T) {
 	b := newBench(t, nil)
 	// A secret with the characters that encodings trip over, as Entra's have them.
 	odd := "Ab8Q~+x/y=%z;w.-_"
-	app := b.store.apps[b.app.ID]
-	app.Secrets = append(app.Secrets, Secret{ID: auth.NewGUID(), Digest: digestOf(odd), Expires: time.Now().Add(time.Hour)})
-	b.store.apps[b.app.ID] = app
+	b.keep(t, issuer.App{
+		ID: auth.NewGUID(), Name: "odd", Permissions: b.app.Permissions,
+		Secrets: []issuer.Secret{
+			{ID: auth.NewGUID(), Digest: sha256.Sum256([]byte("another")), Expires: time.Now().Add(time.Hour)},
+			{ID: auth.NewGUID(), Digest: sha256.Sum256([]byte(odd)), Expires: time.Now().Add(time.Hour)},
+		},
+	})
+	b.secret = odd
 
 	id, esc := b.app.ID, url.QueryEscape
 	cred := "grant_type=client_credentials&client_id=" + id + "&client_secret=" + esc(b.secret)
@@ -61,13 +78,11 @@ func TestTokenStyles(t *testing.T) {
 		"line end after the body":     {"POST", p2, v2form + "\r\n", urlencoded},
 		"client id in upper case":     {"POST", p2, strings.ReplaceAll(v2form, id, strings.ToUpper(id)), urlencoded},
 		"same field twice, one value": {"POST", p2, v2form + "&client_id=" + id, urlencoded},
-		"Basic":                       {"POST", p2, "grant_type=client_credentials&scope=" + esc(resource+"/.default"), basic(id, b.secret)},
-		"Basic, odd, raw":             {"POST", p2, "grant_type=client_credentials&scope=" + esc(resource+"/.default"), basic(id, odd)},
-		"Basic, odd, encoded":         {"POST", p1, "grant_type=client_credentials&resource=" + esc(resource), basic(esc(id), esc(odd))},
+		"Basic, raw":                  {"POST", p2, "grant_type=client_credentials&scope=" + esc(resource+"/.default"), basic(id, b.secret)},
+		"Basic, encoded":              {"POST", p1, "grant_type=client_credentials&resource=" + esc(resource), basic(esc(id), esc(b.secret))},
 		"Basic and client_id":         {"POST", p1, "grant_type=client_credentials&client_id=" + id + "&resource=" + esc(resource), basic(id, b.secret)},
 		"Basic wrong, body right":     {"POST", p1, v1form, basic(id, "wrong")},
-		"odd secret in the body":      {"POST", p1, "grant_type=client_credentials&client_id=" + id + "&client_secret=" + esc(odd) + "&resource=" + esc(resource), urlencoded},
-		"semicolon not encoded":       {"POST", p1, "grant_type=client_credentials&client_id=" + id + "&client_secret=" + strings.ReplaceAll(esc(odd), "%3B", ";") + "&resource=" + esc(resource), urlencoded},
+		"semicolon not encoded":       {"POST", p1, "grant_type=client_credentials&client_id=" + id + "&client_secret=" + strings.ReplaceAll(esc(b.secret), "%3B", ";") + "&resource=" + esc(resource), urlencoded},
 		"resource with a slash":       {"POST", p1, cred + "&resource=" + esc("https://api.securitycenter.windows.com/"), urlencoded},
 		"resource by id":              {"POST", p1, cred + "&resource=fc780465-2017-40d4-a0c5-307022471b92", urlencoded},
 		"resource windowsatpservice":  {"POST", p1, cred + "&resource=" + esc("https://securitycenter.onmicrosoft.com/windowsatpservice"), urlencoded},
@@ -90,7 +105,7 @@ func TestTokenStyles(t *testing.T) {
 				t.Error("a token may be cached")
 			}
 			got, err := b.verifier.Verify(t.Context(), answer["access_token"].(string))
-			want := auth.Caller{Kind: auth.App, ID: id, Name: "soc-automation", AppID: id, Tenant: tenant,
+			want := auth.Caller{Kind: auth.App, ID: id, Name: "odd", AppID: id, Tenant: tenant,
 				Permissions: []auth.Permission{"Machine.StopAndQuarantine", "Machine.Read.All"}}
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
 				t.Errorf("Verify: %v\n%s", err, diff)
@@ -117,7 +132,7 @@ func decodeClaims(t *testing.T, token string) map[string]any {
 
 func TestTokenAnswers(t *testing.T) {
 	now := time.Now().Truncate(time.Second)
-	b := newBench(t, func(c *Config) { c.Now = func() time.Time { return now } })
+	b := newBench(t, func(c *issuer.Config) { c.Now = func() time.Time { return now } })
 	cred := "grant_type=client_credentials&client_id=" + b.app.ID + "&client_secret=" + b.secret
 	common := func(version string, issuer string) map[string]any {
 		return map[string]any{
@@ -170,7 +185,7 @@ func TestTokenAnswers(t *testing.T) {
 
 func TestOperatorsAudience(t *testing.T) {
 	var extra []string
-	b := newBench(t, func(c *Config) { c.Realm.Audiences = func() []string { return extra } })
+	b := newBench(t, func(c *issuer.Config) { c.Realm.Audiences = func() []string { return extra } })
 	body := "grant_type=client_credentials&client_id=" + b.app.ID + "&client_secret=" + b.secret + "&scope=" + url.QueryEscape("https://graph.microsoft.com/.default")
 	if w, _ := b.do(t, "POST", "/common/oauth2/v2.0/token", body, nil); w.Code != http.StatusBadRequest {
 		t.Errorf("before the setting: %d %s", w.Code, w.Body)
@@ -187,17 +202,14 @@ func TestOperatorsAudience(t *testing.T) {
 
 func TestTokenRefusals(t *testing.T) {
 	b := newBench(t, nil)
-	disabled, _, err := b.service.CreateApp(t.Context(), admin, "disabled", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	expired, expiredSecret, err := b.service.CreateApp(t.Context(), admin, "expired", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	disabled.Disabled = true
-	expired.Secrets[0].Expires = time.Now()
-	b.store.apps[disabled.ID], b.store.apps[expired.ID] = disabled, expired
+	mine, expiredSecret := b.app, "past-its-date"
+	disabled := issuer.App{ID: auth.NewGUID(), Name: "disabled", Disabled: true}
+	expired := issuer.App{ID: auth.NewGUID(), Name: "expired", Secrets: []issuer.Secret{
+		{ID: auth.NewGUID(), Digest: sha256.Sum256([]byte(expiredSecret)), Expires: time.Now()},
+	}}
+	b.keep(t, disabled)
+	b.keep(t, expired)
+	b.app = mine
 
 	const other = "0c9e51aa-7b40-4c33-9d10-b5f7a1d2e604"
 	v2path := "/" + tenant + "/oauth2/v2.0/token"
@@ -219,7 +231,7 @@ func TestTokenRefusals(t *testing.T) {
 		"no body":          {"POST", v2path, "", nil, 400, "invalid_request", 900144, "parameter: 'grant_type'", false},
 		"GET without body": {"GET", v2path + "?" + cred + scope, "", nil, 400, "invalid_request", 900144, "'grant_type'", false},
 		"JSON body":        {"POST", v2path, `{"grant_type":"client_credentials"}`, contentType("application/json"), 400, "invalid_request", 900144, "'grant_type'", false},
-		"body too large":   {"POST", v2path, cred + scope + "&x=" + strings.Repeat("a", maxForm), nil, 413, "invalid_request", 90013, "larger than 65536 bytes", false},
+		"body too large":   {"POST", v2path, cred + scope + "&x=" + strings.Repeat("a", 64<<10), nil, 413, "invalid_request", 90013, "larger than 65536 bytes", false},
 		"grant twice":      {"POST", v2path, cred + scope + "&grant_type=password", nil, 400, "invalid_request", 90014, "'grant_type' is sent twice", false},
 		"bad encoding":     {"POST", v2path, grant + id + "&client_secret=%zz" + scope, nil, 400, "invalid_request", 90014, "'client_secret' is sent twice with two values, or is not form-encoded", false},
 		"password grant":   {"POST", v2path, "grant_type=password&" + id, nil, 400, "unsupported_grant_type", 70003, "unsupported grant type 'password'", false},
@@ -251,7 +263,7 @@ func TestTokenRefusals(t *testing.T) {
 		"devicecode":       {"POST", "/" + tenant + "/oauth2/v2.0/devicecode", id, nil, 400, "unsupported_grant_type", 70003, "does not sign in people", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := len(b.store.audit)
+			before := len(b.lines(t))
 			w, answer := b.do(t, c.method, c.path, c.body, c.header)
 			if w.Code != c.status || answer["error"] != c.code {
 				t.Errorf("%d %v, want %d %s", w.Code, answer["error"], c.status, c.code)
@@ -263,7 +275,7 @@ func TestTokenRefusals(t *testing.T) {
 			if challenge := w.Header().Get("WWW-Authenticate"); (challenge != "") != (c.status == 401 && c.header != nil) {
 				t.Errorf("WWW-Authenticate %q", challenge)
 			}
-			got := b.store.audit[before:]
+			got := b.lines(t)[before:]
 			switch {
 			case !c.recorded && len(got) > 0:
 				t.Errorf("audit = %+v, want nothing", got)
@@ -272,7 +284,7 @@ func TestTokenRefusals(t *testing.T) {
 			}
 		})
 	}
-	lines, _ := json.Marshal(b.store.audit)
+	lines, _ := json.Marshal(b.lines(t))
 	for _, s := range []string{b.secret, expiredSecret, "wrong"} {
 		if strings.Contains(b.log.String(), s) || strings.Contains(string(lines), s) {
 			t.Errorf("the log or the audit log holds the secret %q", s)
@@ -326,7 +338,7 @@ func TestCorrelation(t *testing.T) {
 
 func TestBrokenStore(t *testing.T) {
 	b := newBench(t, nil)
-	b.store.broken = true
+	b.store.broken.Store(true)
 	w, answer := b.do(t, "POST", "/common/oauth2/token", "grant_type=client_credentials&client_id="+b.app.ID+"&client_secret="+b.secret, nil)
 	if w.Code != http.StatusServiceUnavailable || answer["error"] != "temporarily_unavailable" {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -345,12 +357,12 @@ func TestBrokenStore(t *testing.T) {
 // A flood of wrong secrets neither fills the audit log nor locks the app out.
 func TestFlood(t *testing.T) {
 	now := time.Now()
-	b := newBench(t, func(c *Config) { c.Now = func() time.Time { return now } })
+	b := newBench(t, func(c *issuer.Config) { c.Now = func() time.Time { return now } })
 	cred := "grant_type=client_credentials&client_id=" + b.app.ID + "&resource=" + url.QueryEscape(resource) + "&client_secret="
 	for range 500 {
 		b.do(t, "POST", "/common/oauth2/token", cred+"wrong", nil)
 	}
-	if n := len(b.store.audit); n != 61 { // and the line of CreateApp
+	if n := len(b.lines(t)); n != 61 { // and the line of CreateApp
 		t.Errorf("%d audit lines, want 61", n)
 	}
 	if w, _ := b.do(t, "POST", "/common/oauth2/token", cred+b.secret, nil); w.Code != http.StatusOK {
@@ -358,7 +370,8 @@ func TestFlood(t *testing.T) {
 	}
 	now = now.Add(time.Minute)
 	b.do(t, "POST", "/common/oauth2/token", cred+"wrong", nil)
-	if last := b.store.audit[len(b.store.audit)-1]; !strings.Contains(string(last.Detail), `"notRecordedBefore":440`) {
+	lines := b.lines(t)
+	if last := lines[len(lines)-1]; !strings.Contains(string(last.Detail), `"notRecordedBefore":440`) {
 		t.Errorf("last line %s does not say what was left out", last.Detail)
 	}
 }
