@@ -47,8 +47,8 @@ type Actions interface {
 // Devices is what the routes ask of devices.
 type Devices interface {
 	action.Devices
-	Machines(ctx context.Context, c auth.Caller, q odata.Query) ([]api.Machine, int64, error)
-	Machine(ctx context.Context, c auth.Caller, nameOrID string) (api.Machine, error)
+	Find(ctx context.Context, c auth.Caller, nameOrID string) (device.Device, error)
+	Machines(ctx context.Context, c auth.Caller, q odata.Query) ([]device.Device, int64, error)
 	Enroll(ctx context.Context, r api.EnrollRequest, address string) (device.Device, error)
 }
 

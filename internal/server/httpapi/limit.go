@@ -4,6 +4,7 @@ package httpapi
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -102,18 +103,26 @@ func (m *Memory) makeRoom(now time.Time) {
 	}
 }
 
-// clientAddress is what enrollments are counted by: the address, and of IPv6
-// the network of which one client has all addresses.
-func clientAddress(remote string) string {
-	ap, err := netip.ParseAddrPort(remote)
+// clientNetwork is what enrollments are counted by: the address, and of IPv6 the
+// network of which one client has all addresses.
+func clientNetwork(remote string) string {
+	a, err := netip.ParseAddr(hostname(remote))
 	if err != nil {
 		return remote
 	}
-	a := ap.Addr().Unmap().WithZone("")
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
+	if a = a.Unmap(); a.Is6() {
+		if p, err := a.WithZone("").Prefix(64); err == nil {
 			return p.String()
 		}
 	}
 	return a.String()
+}
+
+// hostname is the address without its port.
+func hostname(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	return host
 }

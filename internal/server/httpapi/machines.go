@@ -6,24 +6,27 @@ import (
 	"context"
 
 	"staunch/api"
+	"staunch/internal/server/device"
 	"staunch/internal/server/odata"
 )
 
 func (h *Handler) machines(ctx context.Context, q *request) (answer, error) {
-	oq, err := query[api.Machine](q, h.cfg.DeviceFields(h.cfg.Now()))
+	now := h.cfg.Now()
+	oq, err := query[api.Machine](q, h.cfg.DeviceFields(now))
 	if err != nil {
 		return answer{}, err
 	}
-	return list(q, oq, "Machines", func(oq odata.Query) ([]api.Machine, int64, error) {
+	return list(q, oq, "Machines", func(oq odata.Query) ([]device.Device, int64, error) {
 		return h.cfg.Devices.Machines(ctx, q.caller, oq)
-	}, func(m api.Machine) api.Machine { return m })
+	}, func(d device.Device) api.Machine { return device.Machine(d, now) })
 }
 
 func (h *Handler) machine(ctx context.Context, q *request) (answer, error) {
-	m, err := h.cfg.Devices.Machine(ctx, q.caller, q.args["id"])
+	d, err := h.cfg.Devices.Find(ctx, q.caller, q.args["id"])
 	if err != nil {
 		return answer{}, err
 	}
+	m := device.Machine(d, h.cfg.Now())
 	m.Context = q.base + "/api/$metadata#Machines/$entity"
 	return answer{body: m}, nil
 }
@@ -45,7 +48,7 @@ func (h *Handler) enroll(ctx context.Context, q *request) (answer, error) {
 	if _, err := parseObject(r.Facts); err != nil {
 		return answer{}, api.Errorf(api.InvalidRequestBody, "Request body is incorrect: facts is not an object")
 	}
-	d, err := h.cfg.Devices.Enroll(ctx, r, clientAddress(q.RemoteAddr))
+	d, err := h.cfg.Devices.Enroll(ctx, r, hostname(q.RemoteAddr))
 	if err != nil {
 		return answer{}, err
 	}

@@ -57,12 +57,12 @@ const (
 
 type perms = []auth.Permission
 
-func token(app, delegated perms) access { return access{app: app, delegated: delegated} }
-func same(p auth.Permission) access     { return token(perms{p}, perms{p}) }
+func holding(app, delegated perms) access { return access{app: app, delegated: delegated} }
+func same(p auth.Permission) access       { return holding(perms{p}, perms{p}) }
 
 // routes is the whole API.
 func routes() []route {
-	read := token(perms{auth.MachineReadAll, auth.MachineReadWriteAll}, perms{auth.MachineRead, auth.MachineReadWrite})
+	read := holding(perms{auth.MachineReadAll, auth.MachineReadWriteAll}, perms{auth.MachineRead, auth.MachineReadWrite})
 	stop := same(auth.MachineStopAndQuarantine)
 	anyAction := perms{
 		auth.MachineCollectForensics, auth.MachineIsolate, auth.MachineRestrictExecution, auth.MachineScan,
@@ -85,7 +85,7 @@ func routes() []route {
 			summary: "One machine action", client: "MachineAction", status: 200, answers: api.MachineAction{},
 		},
 		{
-			method: "POST", path: "/api/machineactions/{id}/cancel", access: token(anyAction, anyAction), handle: (*Handler).cancel,
+			method: "POST", path: "/api/machineactions/{id}/cancel", access: holding(anyAction, anyAction), handle: (*Handler).cancel,
 			summary: "Give up a machine action that is not final", client: "Cancel",
 			records: audit.CancelMachineAction, status: 200, body: api.CommentRequest{}, answers: api.MachineAction{},
 		},
@@ -176,7 +176,7 @@ func otherActions() []route {
 	var rows []route
 	for _, a := range actions {
 		r := route{
-			method: "POST", path: "/api/machines/{id}/" + a.word, access: token(perms{a.app}, perms{a.user}),
+			method: "POST", path: "/api/machines/{id}/" + a.word, access: holding(perms{a.app}, perms{a.user}),
 			handle: (*Handler).unsupported, summary: "Not carried out by Staunch: 400 OsPlatformNotSupported", client: "OtherAction",
 			status: 201, body: api.CommentRequest{}, answers: api.MachineAction{},
 		}

@@ -47,6 +47,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Request-Id", q.id)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
+	if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
+		// A Content-Length beside it may have told a proxy of another end; net/http
+		// hides that there was one. RFC 9112, 6.3 has such a connection closed.
+		w.Header().Set("Connection", "close")
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			if v == http.ErrAbortHandler { //nolint:errorlint // a panic value, compared as net/http does
@@ -132,13 +137,13 @@ func (h *Handler) limit(ctx context.Context, q *request, n int) error {
 		key := q.caller.Tenant + " " + q.caller.AppID + " " + q.route.method + " " + q.route.path
 		wait, err = h.cfg.Limiter.Take(ctx, key, h.cfg.Limits(), n)
 	case byRefusals:
-		wait, err = h.addresses.Take(ctx, clientAddress(q.RemoteAddr), enrollRefusals(), 0)
+		wait, err = h.addresses.Take(ctx, clientNetwork(q.RemoteAddr), enrollRefusals(), 0)
 	}
 	return h.tooMany(wait, err)
 }
 
 func (h *Handler) countRefusal(ctx context.Context, q *request) error {
-	return h.tooMany(h.addresses.Take(ctx, clientAddress(q.RemoteAddr), enrollRefusals(), 1))
+	return h.tooMany(h.addresses.Take(ctx, clientNetwork(q.RemoteAddr), enrollRefusals(), 1))
 }
 
 func (h *Handler) tooMany(wait time.Duration, err error) error {
