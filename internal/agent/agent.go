@@ -49,6 +49,8 @@ type Agent struct {
 	now     func() time.Time
 	gateOff string
 
+	privileged bool // may look at every process
+
 	enrollment Enrollment // zero: not enrolled
 	key        ed25519.PrivateKey
 	orderKeys  []ed25519.PublicKey
@@ -99,6 +101,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	if a.now == nil {
 		a.now = time.Now
 	}
+	a.privileged = facts().Privileged
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -162,7 +165,7 @@ func (a *Agent) replay(records []journal.Record) error {
 			if err = json.Unmarshal(r.Data, &l.envelope); err == nil {
 				err = json.Unmarshal(l.envelope.Payload, &l.order)
 			}
-		case journal.Step:
+		case journal.Intent:
 			l.started = true
 		case journal.Receipt:
 			l.receipt = new(order.Envelope)
@@ -189,7 +192,7 @@ func (a *Agent) Start() error {
 		return err
 	}
 	for _, r := range recovered {
-		a.log.Info("finished what was under way", "file", r.Path, "result", r.Result)
+		a.log.Info("ended what was under way", "item", r.ID, "ended", r.Ended, "paths", r.Paths, "note", r.Note)
 	}
 	if a.gates != nil {
 		if err := a.gates.restore(); err != nil {

@@ -68,8 +68,9 @@ type containment struct {
 	receipt order.Receipt
 	copies  []*taken
 	sums    *sums
-	gated   bool // the hash is in the gate's deny set because of us
-	final   bool // past the point of no return
+	armed   *process.Hold // from hold on
+	gated   bool          // the hash is in the gate's deny set because of us
+	final   bool          // past the point of no return
 }
 
 // taken is one copy and what became of it.
@@ -219,6 +220,9 @@ func (c *containment) note(format string, args ...any) {
 }
 
 func (c *containment) close() {
+	if c.armed != nil {
+		c.armed.Release()
+	}
 	for _, t := range c.copies {
 		if t.File != nil {
 			_ = t.File.Close() // read only
@@ -325,22 +329,35 @@ func (c *containment) lookup(ctx context.Context) (found []index.Copy, complete 
 // more, and those on file systems nobody searches.
 func (c *containment) running(ctx context.Context) error {
 	matches, err := c.holder.Look(ctx, c.target())
-	if err != nil {
-		return fmt.Errorf("cannot look at the processes: %w", err)
+	c.addRunning(matches)
+	return c.notAll(err)
+}
+
+// notAll notes which processes could not be examined. An agent that is not
+// root never can; for one that is, it is a failure.
+func (c *containment) notAll(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case c.privileged:
+		return fmt.Errorf("cannot look at every process: %w", err)
 	}
-	for _, m := range matches {
-		if m.Exe == nil {
-			continue
-		}
-		got, err := describe(m.Exe, c.sums)
-		if err != nil || c.known(got.Stat.ID) {
-			_ = m.Exe.Close() // read only
-			continue
-		}
-		t := &taken{Copy: got, nameless: true}
-		c.copies = append(c.copies, t)
-	}
+	c.receipt.NotCovered = merge(c.receipt.NotCovered, []string{"processes: " + err.Error()})
 	return nil
+}
+
+func (c *containment) addRunning(matches []process.Match) {
+	for _, m := range matches {
+		if m.File == nil {
+			continue
+		}
+		got, err := describe(m.File, c.sums)
+		if err != nil || c.known(got.Stat.ID) || !c.File.Matches(got.Sum) {
+			_ = m.File.Close() // read only
+			continue
+		}
+		c.copies = append(c.copies, &taken{Copy: got, nameless: true})
+	}
 }
 
 func describe(f *os.File, s *sums) (index.Copy, error) {
@@ -415,17 +432,17 @@ func (c *containment) open() []*taken {
 func (c *containment) gate(context.Context) error {
 	if c.gates == nil {
 		c.receipt.Gate = "none"
-		c.note("no gate: %s; what is not found can be started until it is found", c.gateOff)
+		c.note("no gate: %s; a copy that is not found can be started until it is", c.gateOff)
 		return nil
 	}
-	if err := c.gates.Deny(c.ID, c.File, c.size(), c.Comment); err != nil {
+	if err := c.gates.deny(Gated{File: c.File, Size: c.size(), Order: c.ID, Since: c.begun.UTC()}); err != nil {
 		return fail(order.NotSupported, "cannot gate: %w", err)
 	}
 	c.gated = true
-	c.receipt.Gate = c.gates.Kind()
+	c.receipt.Gate = "content and files"
 	for _, t := range c.open() {
-		if err := c.gates.DenyFile(t.File); err != nil {
-			c.note("inode gate on %s: %v", t.Stat.ID, err)
+		if err := c.gates.client.DenyFile(t.File, c.ID); err != nil {
+			c.note("the gate has no rule for file %s itself: %v", t.Stat.ID, err)
 		}
 	}
 	return nil
@@ -436,54 +453,63 @@ func (c *containment) ungate() {
 		return
 	}
 	c.gated = false
-	for _, t := range c.copies {
-		if err := c.gates.AllowFile(t.File); err != nil {
-			c.note("inode gate on %s could not be lifted: %v", t.Stat.ID, err)
-		}
-	}
-	if err := c.gates.Allow(c.File); err != nil {
+	c.openFiles()
+	if err := c.gates.lift(c.ID); err != nil {
 		c.note("the gate could not be lifted: %v", err)
+	}
+}
+
+// openFiles lifts the gate on the files that are left where they are.
+func (c *containment) openFiles() {
+	for _, t := range c.copies {
+		if t.state == order.Sealed {
+			continue
+		}
+		if err := c.gates.client.AllowFile(t.File); err != nil {
+			c.note("the gate on file %s could not be lifted: %v", t.Stat.ID, err)
+		}
 	}
 }
 
 // target is what the process package has to recognise.
 func (c *containment) target() process.Target {
-	t := process.Target{Match: c.sums.match}
-	for _, k := range c.copies {
-		if k.state != order.Sealed {
-			t.IDs = append(t.IDs, k.Stat.ID)
-		}
+	t := process.Target{Match: c.sums.match, Size: max(c.size(), 0)}
+	for _, k := range c.open() {
+		t.Copies = append(t.Copies, process.Copy{File: k.File, Stat: k.Stat})
 	}
 	return t
 }
 
 // hold kills every match by a method that forking does not outrun.
-func (c *containment) hold(ctx context.Context) error {
-	res, err := c.holder.Stop(ctx, c.target())
-	c.receipt.Rung, c.receipt.HeldProven = res.Rung, res.Proven
-	c.receipt.PauseNs = max(c.receipt.PauseNs, res.PauseNs)
-	c.receipt.Notes = append(c.receipt.Notes, res.Notes...)
-	alive := 0
-	for _, m := range res.Matches {
-		w := m.Wire()
-		w.DoneNs = c.since()
-		c.receipt.Matches = append(c.receipt.Matches, w)
-		if !m.Killed && !m.Gone {
-			alive++
+func (c *containment) hold(ctx context.Context) (err error) {
+	if c.armed == nil {
+		if c.armed, err = c.holder.Arm(c.target()); err != nil {
+			return fail(order.ProcessRunning, "cannot hold the processes: %w", err)
 		}
-		if m.Exe != nil {
-			if got, err := describe(m.Exe, c.sums); err == nil && !c.known(got.Stat.ID) && c.File.Matches(got.Sum) {
-				c.copies = append(c.copies, &taken{Copy: got, nameless: true})
-			} else {
-				_ = m.Exe.Close() // read only
+	} else {
+		for _, t := range c.open() {
+			if err := c.armed.Add(process.Copy{File: t.File, Stat: t.Stat}); err != nil {
+				c.note("the hold has no rule for file %s itself: %v", t.Stat.ID, err)
 			}
 		}
 	}
-	if err != nil {
-		return fail(order.ProcessRunning, "cannot stop the processes: %w", err)
+	res, err := c.armed.Stop(ctx)
+	c.receipt.Rung, c.receipt.HeldProven = res.Rung, res.Proven
+	c.receipt.PauseNs = max(c.receipt.PauseNs, res.PauseNs)
+	c.receipt.Notes = merge(c.receipt.Notes, res.Notes)
+	c.addRunning(res.Matches)
+	alive := 0
+	for _, m := range res.Matches {
+		c.receipt.Matches = append(c.receipt.Matches, m.Wire(c.begun))
+		if !m.Gone {
+			alive++
+		}
 	}
 	if alive > 0 {
-		return fail(order.ProcessRunning, "%d of %d processes could not be killed", alive, len(res.Matches))
+		return fail(order.ProcessRunning, "%d of %d processes could not be stopped: %v", alive, len(res.Matches), err)
+	}
+	if err != nil {
+		return fail(order.ProcessRunning, "cannot stop the processes: %w", err)
 	}
 	return nil
 }
@@ -541,11 +567,13 @@ func (c *containment) takeOne(ctx context.Context, t *taken) error {
 		t.state = order.PutBack
 		return errors.Join(err, g.PutBack(ctx))
 	}
-	t.state, t.item = order.Sealed, item.ID
-	if err := g.Remove(ctx); err != nil {
-		return fmt.Errorf("sealed as %s, but not gone from its place: %w", item.ID, err)
+	err = g.Remove(ctx)
+	if errors.Is(err, vault.ErrChanged) {
+		t.state = order.PutBack
+		return errors.Join(err, g.PutBack(ctx))
 	}
-	return nil
+	t.state, t.item = order.Sealed, item.ID
+	return err // a *vault.LeftError: sealed, but some of its names are left
 }
 
 // proofLooks are when the processes are looked at again after the last step:
@@ -564,14 +592,9 @@ func (c *containment) prove(ctx context.Context) error {
 	since := c.now()
 	for _, delay := range proofLooks {
 		c.wait(ctx, delay-c.now().Sub(since))
-		matches, err := c.holder.Look(ctx, c.target())
-		if err != nil {
-			return fmt.Errorf("cannot look at the processes: %w", err)
-		}
-		for _, m := range matches {
-			if m.Exe != nil {
-				_ = m.Exe.Close() // read only
-			}
+		matches, err := c.armed.Look(ctx)
+		if err := c.notAll(err); err != nil {
+			return err
 		}
 		if len(matches) > 0 {
 			return fmt.Errorf("%w: %d more processes", errRound, len(matches))

@@ -19,7 +19,7 @@ func (a *Agent) restore(ctx context.Context, id, item, destination string) (r or
 	begun := a.now()
 	r = order.Receipt{Order: id, Device: a.deviceID(), Kind: order.Restore, Accepted: begun.UTC(), Outcome: order.Failed}
 	defer func() { r.Finished = a.now().UTC() }()
-	if !a.write(journal.Step, id, "restore", nil) {
+	if !a.write(journal.Intent, id, "restore", nil) {
 		r.Code, r.Reason = order.Internal, errJournal.Error()
 		return r
 	}
@@ -40,7 +40,7 @@ func (a *Agent) restore(ctx context.Context, id, item, destination string) (r or
 		r.Code, r.Reason = order.PlaceTaken, "the place was taken or had changed, so the file lies in a side folder"
 	}
 	if a.gates != nil {
-		if err := a.gates.Allow(filehash.Hash{SHA1: it.SHA1, SHA256: it.SHA256}); err != nil {
+		if err := a.gates.allow(filehash.Sum{SHA1: it.SHA1, SHA256: it.SHA256}); err != nil {
 			r.Notes = append(r.Notes, "the gate could not be lifted: "+err.Error())
 		}
 	}
@@ -50,7 +50,7 @@ func (a *Agent) restore(ctx context.Context, id, item, destination string) (r or
 // purge deletes one item for good.
 func (a *Agent) purge(ctx context.Context, id, item string) order.Receipt {
 	r := order.Receipt{Order: id, Device: a.deviceID(), Kind: order.Purge, Accepted: a.now().UTC(), Outcome: order.Failed}
-	if !a.write(journal.Step, id, "purge", nil) {
+	if !a.write(journal.Intent, id, "purge", nil) {
 		r.Code, r.Reason = order.Internal, errJournal.Error()
 	} else if err := a.vault.Purge(ctx, item); err != nil {
 		r.Code, r.Reason = codeOf(err), err.Error()
@@ -63,7 +63,7 @@ func (a *Agent) purge(ctx context.Context, id, item string) order.Receipt {
 
 func codeOf(err error) order.Code {
 	switch {
-	case errors.Is(err, vault.ErrNoItem):
+	case errors.Is(err, vault.ErrNotFound):
 		return order.ItemNotFound
 	case errors.Is(err, vault.ErrNoSpace):
 		return order.NoSpace
@@ -73,18 +73,15 @@ func codeOf(err error) order.Code {
 
 // sealed lists the items of the vault with a content.
 func (a *Agent) sealed(h filehash.Hash) ([]order.Item, error) {
-	items, err := a.vault.List()
-	return slices.DeleteFunc(items, func(i order.Item) bool {
-		return i.State != "sealed" || !h.Matches(filehash.Sum{SHA1: i.SHA1, SHA256: i.SHA256})
-	}), err
+	return a.vault.Find(h)
 }
 
 // looksRunning counts the processes that run a content.
 func (a *Agent) looksRunning(ctx context.Context, h filehash.Hash) (int, error) {
 	matches, err := a.holder.Look(ctx, process.Target{Match: newSums(h).match})
 	for _, m := range matches {
-		if m.Exe != nil {
-			_ = m.Exe.Close() // read only
+		if m.File != nil {
+			_ = m.File.Close() // read only
 		}
 	}
 	return len(matches), err

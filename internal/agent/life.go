@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
-	"staunch/internal/agent/index"
 	"staunch/internal/agent/journal"
 	"staunch/internal/agent/link"
 	"staunch/internal/agent/process"
@@ -170,9 +168,9 @@ func (a *Agent) Find(ctx context.Context, q FindRequest) (Found, error) {
 	}
 	matches, err := a.holder.Look(ctx, c.target())
 	for _, m := range matches {
-		f.Processes = append(f.Processes, m.Wire())
-		if m.Exe != nil {
-			_ = m.Exe.Close() // read only
+		f.Processes = append(f.Processes, m.Wire(c.begun))
+		if m.File != nil {
+			_ = m.File.Close() // read only
 		}
 	}
 	return f, err
@@ -256,15 +254,18 @@ func Fsck(ctx context.Context, s State, repair bool, log *slog.Logger) (FsckRepo
 	if err != nil {
 		return report, err
 	}
-	jr, err := journal.Fsck(s.path("journal"), repair)
+	jr, err := journal.Fsck(s.path("journal"), repair, journal.Config{Log: log})
 	if err != nil {
 		return report, err
 	}
 	report.Items, report.Records = vr.Items, jr.Records
-	for _, f := range slices.Concat(vr.Findings, jr.Findings) {
-		report.Findings = append(report.Findings, f.String())
+	for _, f := range vr.Findings {
+		report.Findings = append(report.Findings, fmt.Sprintf("vault: %s: %s; %s", f.Path, f.What, f.Do))
 	}
-	report.OK = len(report.Findings) == 0
+	for _, f := range jr.Findings {
+		report.Findings = append(report.Findings, fmt.Sprintf("journal: byte %d: %s; %s", f.Offset, f.What, f.Do))
+	}
+	report.OK = vr.OK() && jr.OK()
 	return report, nil
 }
 
@@ -280,5 +281,3 @@ func (c *containment) wait(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	}
 }
-
-var _ = index.Open

@@ -267,7 +267,7 @@ var errJournal = errors.New("the journal cannot be written")
 
 // intend and outcome journal a step before and after.
 func (c *containment) intend(name string) error {
-	if !c.write(journal.Step, c.ID, name, nil) {
+	if !c.write(journal.Intent, c.ID, name, nil) {
 		return errJournal
 	}
 	return nil

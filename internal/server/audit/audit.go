@@ -44,6 +44,7 @@ const (
 	ChangeSetting         Operation = "ChangeSetting"
 	IssueToken            Operation = "IssueToken" // refused ones only
 	TagDevice             Operation = "TagDevice"
+	BackUp                Operation = "BackUp"
 )
 
 // By begins an entry for what caller did to target.

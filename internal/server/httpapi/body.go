@@ -81,11 +81,22 @@ func parseObject(b []byte) (fields, error) {
 // null leaves "".
 func (f fields) texts(into map[string]*string) error {
 	for name, s := range into {
+		if err := f.values(map[string]any{name: s}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// values reads properties of any type into the variables pointed to. One that is
+// not there or null leaves its variable as it is.
+func (f fields) values(into map[string]any) error {
+	for name, v := range into {
 		raw, ok := f[name]
 		if !ok || string(raw) == "null" {
 			continue
 		}
-		if raw[0] != '"' || json.Unmarshal(raw, s) != nil {
+		if json.Unmarshal(raw, v) != nil {
 			return api.Errorf(api.InvalidRequestBody, "Request body is incorrect")
 		}
 	}

@@ -68,6 +68,14 @@ type Config struct {
 	Actions  Actions      // required
 	Devices  Devices      // required
 	Audit    Audit        // required
+
+	// For the administrator's routes, which only Admin's handler answers; required there.
+	Apps        Apps
+	DeviceAdmin DeviceAdmin
+	Settings    Settings
+	Backup      func(ctx context.Context, file string) error
+
+	Admin    Admin        // required
 	Link     http.Handler // serves GET /v1/link to devices; nil: not found
 	Issuer   http.Handler // serves the token service's paths; nil: not found
 
@@ -95,14 +103,15 @@ type Handler struct {
 	routes    []route
 	document  []byte // openapi.json
 	refusals  audit.Refusals
-	addresses Limiter // of refused enrollments, by client address
+	addresses Limiter      // of refused enrollments, by client address
+	admin     *auth.Caller // who everybody is that calls; nil: who their token says
 }
 
 // New checks the configuration.
 func New(c Config) (*Handler, error) {
 	switch u, err := url.Parse(c.PublicURL); {
-	case c.Verifier == nil || c.Actions == nil || c.Devices == nil || c.Audit == nil || c.Welcome == nil:
-		return nil, errors.New("cannot make the API: verifier, actions, devices, audit and welcome are all required")
+	case c.Verifier == nil || c.Actions == nil || c.Devices == nil || c.Audit == nil || c.Admin == nil || c.Welcome == nil:
+		return nil, errors.New("cannot make the API: verifier, actions, devices, audit, admin and welcome are all required")
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		return nil, errors.New("cannot make the API: the public URL must be http(s)://HOST[:PORT]")
 	}

@@ -49,11 +49,14 @@ func openAPI(routes []route) object {
 
 func operation(r route, s *schemas) object {
 	op := object{{"summary", r.summary}, {"operationId", operationID(r)}}
-	if r.access.kind == byToken {
+	switch r.access.kind {
+	case byAdmin:
+		op = append(op, member{"description", "For the administrator, on the server's admin socket."}, member{"security", []any{}})
+	case byToken:
 		op = append(op,
 			member{"description", fmt.Sprintf("Needs one of: %s (application); %s (delegated).", permissionNames(r.access.app), permissionNames(r.access.delegated))},
 			member{"security", []any{object{{"bearer", []any{}}}}})
-	} else {
+	default:
 		op = append(op, member{"security", []any{}})
 	}
 	if params := parameters(r); len(params) > 0 {

@@ -5,6 +5,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	"staunch/api"
 	"staunch/internal/server/audit"
@@ -42,7 +43,9 @@ type accessKind int
 
 const (
 	byToken accessKind = iota // a bearer token with one of the permissions
+	byAdmin                   // the administrator, on the admin socket
 	open                      // anybody
+	byAdmin                   // an administrator
 	byKey                     // a device, which proves its key on the link itself
 )
 
@@ -150,7 +153,7 @@ func routes() []route {
 			summary: "The server can serve: its database answers", client: "Ready", status: 200, answers: status{},
 		},
 	}
-	return append(rows, otherActions()...)
+	return slices.Concat(rows, adminRoutes(), otherActions())
 }
 
 // otherActions are the Defender API's device actions that no Staunch agent

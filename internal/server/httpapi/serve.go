@@ -98,12 +98,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) steps(q *request) (answer, error) {
 	ctx, cancel := context.WithTimeout(q.Context(), handleTime)
 	defer cancel()
-	if q.route.access.kind == byToken {
-		bearer, err := auth.Bearer(q.Header.Get("Authorization"))
-		if err != nil {
-			return answer{}, err
-		}
-		if q.caller, err = h.cfg.Verifier.Verify(ctx, bearer); err != nil {
+	if k := q.route.access.kind; k == byToken || k == byAdmin {
+		var err error
+		if q.caller, err = h.identify(ctx, q); err != nil {
 			return answer{}, err
 		}
 	}
@@ -164,7 +161,10 @@ func (h *Handler) tooMany(wait time.Duration, err error) error {
 // allow refuses a caller without permission, and records that of an attempt to
 // change something.
 func (h *Handler) allow(ctx context.Context, q *request) error {
-	if q.route.access.kind != byToken {
+	switch {
+	case q.route.access.kind == byAdmin && q.caller.Kind != auth.Admin:
+		return api.Errorf(api.Forbidden, "Only an administrator may do this: use staunch admin on the server's own host.")
+	case q.route.access.kind != byToken:
 		return nil
 	}
 	anyOf := q.route.access.app
@@ -179,7 +179,7 @@ func (h *Handler) allow(ctx context.Context, q *request) error {
 	if !ok {
 		return err
 	}
-	e := audit.By(q.caller, q.route.records, clip(q.args["id"]+q.args["item"]), "refused: "+string(api.CodeOf(err)))
+	e := audit.By(q.caller, q.route.records, clip(q.args["id"]+q.args["item"]+q.args["key"]), "refused: "+string(api.CodeOf(err)))
 	e.Detail = mustJSON(refusedDetail{Reason: err.Error(), Skipped: skipped})
 	if rerr := h.cfg.Audit.Record(ctx, e); rerr != nil {
 		return fmt.Errorf("cannot record a refusal: %w", rerr)
@@ -196,6 +196,16 @@ type refusedDetail struct {
 func (h *Handler) write(q *request, a answer, started time.Time) {
 	if a.status == 0 {
 		a.status = q.route.status
+	}
+	if a.status == http.StatusNoContent {
+		q.w.WriteHeader(a.status)
+		h.log(q, slog.LevelDebug, a.status, started)
+		return
+	}
+	if a.status == http.StatusNoContent {
+		q.w.WriteHeader(a.status)
+		h.log(q, slog.LevelDebug, a.status, started)
+		return
 	}
 	if a.raw == nil {
 		b, err := encode(a.body)

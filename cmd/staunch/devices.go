@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"staunch/api"
+	"staunch/client"
+	"staunch/internal/cli"
+)
+
+type devicesCmd struct {
+	Device string `arg:"" optional:"" help:"Device id or DNS name: show this one."`
+	Filter string `help:"OData filter, as in \"startswith(computerDnsName,'fin-')\"." placeholder:"EXPR"`
+	Top    int    `help:"At most so many." default:"100"`
+}
+
+func (c devicesCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
+	server, err := as.client()
+	if err != nil {
+		return err
+	}
+	if c.Device != "" {
+		m, err := server.Machine(ctx, c.Device)
+		if err != nil {
+			return err
+		}
+		return out.Print(m, func(w writer) {
+			fmt.Fprintf(w, "id        %s\nname      %s\nplatform  %s %s\nagent     %s\nhealth    %s\nseen      %s\ntags      %s\n",
+				m.ID, m.ComputerDNSName, m.OSPlatform, m.Version, m.AgentVersion, m.HealthStatus, m.LastSeen.Local().Format(time.DateTime), strings.Join(m.MachineTags, " "))
+		})
+	}
+	list, err := server.Machines(ctx, client.Query{Filter: c.Filter, Top: c.Top})
+	if err != nil {
+		return err
+	}
+	return out.Print(list.Value, func(w writer) {
+		rows := make([][]string, len(list.Value))
+		for i, m := range list.Value {
+			rows[i] = []string{m.ID, m.ComputerDNSName, m.OSPlatform, m.HealthStatus, m.LastSeen.Local().Format(time.DateTime), strings.Join(m.MachineTags, " ")}
+		}
+		cli.Table(w, []string{"DEVICE", "NAME", "PLATFORM", "HEALTH", "SEEN", "TAGS"}, rows)
+	})
+}
+
+type stopCmd struct {
+	Hash    string `arg:"" help:"SHA-1 or SHA-256 of the file."`
+	Device  string `required:"" help:"Device id or DNS name." placeholder:"ID"`
+	Comment string `required:"" help:"Why, for the record."`
+	Wait    bool   `help:"Follow the action to its end; exit 0 only if it succeeded."`
+}
+
+func (c stopCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
+	server, err := as.client()
+	if err != nil {
+		return err
+	}
+	r := api.StopAndQuarantineRequest{Comment: c.Comment}
+	if len(c.Hash) == 64 {
+		r.Sha256 = c.Hash
+	} else {
+		r.Sha1 = c.Hash
+	}
+	a, err := server.StopAndQuarantineFile(ctx, c.Device, r)
+	if err != nil {
+		return err
+	}
+	return finish(ctx, out, server, a, c.Wait)
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"staunch/client"
+	"staunch/internal/cli"
+	"staunch/internal/durable"
+)
+
+// profile is a server and a caller, kept by login.
+type profile struct {
+	URL          string `json:"url"`
+	TenantID     string `json:"tenantId"`
+	ClientID     string `json:"clientId"`
+	ClientSecret string `json:"clientSecret"`
+	CAFile       string `json:"caFile,omitempty"`
+}
+
+// profiles is the file of them: readable by its owner alone, because a secret
+// in it is as good as the app it belongs to.
+type profiles struct {
+	Current  string             `json:"current"`
+	Profiles map[string]profile `json:"profiles"`
+}
+
+func profilesPath() (string, error) {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("cannot find a folder for profiles: %w", err)
+	}
+	return filepath.Join(dir, "staunch", "profiles.json"), nil
+}
+
+func readProfiles() (p profiles, err error) {
+	p.Profiles = map[string]profile{}
+	path, err := profilesPath()
+	if err != nil {
+		return p, err
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &p)
+	}
+	if err != nil {
+		return p, fmt.Errorf("cannot read profiles in %s: %w", path, err)
+	}
+	return p, nil
+}
+
+func (p profiles) write() error {
+	path, err := profilesPath()
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, append(b, '\n'), 0o600)
+}
+
+// profileName is the one asked for on the command line; "" is the last one.
+type profileName string
+
+// client calls the server as the profile's caller.
+func (n profileName) client() (*client.Client, error) {
+	p, err := readProfiles()
+	if err != nil {
+		return nil, err
+	}
+	name := string(n)
+	if name == "" {
+		name = p.Current
+	}
+	use, ok := p.Profiles[name]
+	if !ok {
+		err := errors.New("not logged in")
+		if name != "" {
+			err = fmt.Errorf("there is no profile %q; there are: %s", name, strings.Join(slices.Sorted(maps.Keys(p.Profiles)), ", "))
+		}
+		return nil, &cli.Hinted{Err: err, Hint: "staunch login URL --client-id ID --client-secret-stdin"}
+	}
+	return use.client()
+}
+
+func (p profile) client() (*client.Client, error) {
+	return client.New(client.Config{URL: p.URL, TenantID: p.TenantID, ClientID: p.ClientID, ClientSecret: p.ClientSecret, CAFile: p.CAFile})
+}
+
+type loginCmd struct {
+	URL               string `arg:"" help:"The server, as in https://staunch.example:8443."`
+	ClientID          string `required:"" help:"The app's id." env:"STAUNCH_CLIENT_ID" placeholder:"GUID"`
+	ClientSecretStdin bool   `required:"" help:"Read the app's secret from standard input."`
+	Tenant            string `help:"Tenant id. Default: the server's only one." default:"common" placeholder:"GUID"`
+	CA                string `name:"ca" help:"PEM file of the authority that signed the server's certificate. Default: the system's." type:"existingfile" placeholder:"FILE"`
+	As                string `help:"Name of the profile. Default: the server's host name." placeholder:"NAME"`
+}
+
+// Run proves that the caller is known before it keeps the profile.
+func (c loginCmd) Run(ctx context.Context, out cli.Output) error {
+	secret, err := cli.ReadSecret("client secret: ")
+	if err != nil {
+		return err
+	}
+	p := profile{URL: strings.TrimSuffix(c.URL, "/"), TenantID: c.Tenant, ClientID: c.ClientID, ClientSecret: secret}
+	if c.CA != "" {
+		if p.CAFile, err = filepath.Abs(c.CA); err != nil {
+			return err
+		}
+	}
+	api, err := p.client()
+	if err != nil {
+		return err
+	}
+	if err := api.Login(ctx); err != nil {
+		return err
+	}
+	all, err := readProfiles()
+	if err != nil {
+		return err
+	}
+	name := c.As
+	if u, err := url.Parse(p.URL); name == "" && err == nil {
+		name = u.Hostname()
+	}
+	all.Profiles[name], all.Current = p, name
+	if err := all.write(); err != nil {
+		return err
+	}
+	return out.Print(map[string]string{"profile": name, "url": p.URL}, func(w writer) {
+		fmt.Fprintf(w, "logged in to %s as profile %s\n", p.URL, name)
+	})
+}

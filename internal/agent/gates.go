@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"staunch/internal/agent/gate"
+	"staunch/internal/durable"
+	"staunch/internal/filehash"
+)
+
+// Gated is a content whose start is refused on this device until its item is
+// restored or the hash is allowed.
+type Gated struct {
+	File  filehash.Hash `json:"file"`
+	Size  int64         `json:"size"`  // bytes; -1: not known
+	Order string        `json:"order"` // that asked for it
+	Since time.Time     `json:"since"`
+}
+
+// gates are the standing refusals: kept in gates.json, so that they outlive the
+// agent and the machine, and handed to the gate.
+type gates struct {
+	path   string
+	client *gate.Client
+	log    *slog.Logger
+
+	mu  sync.Mutex
+	all []Gated // guarded by mu
+}
+
+func openGates(path string, c *gate.Client, log *slog.Logger) (*gates, error) {
+	g := &gates{path: path, client: c, log: log}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return g, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &g.all)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w; move it aside, and order again what must stay refused", path, err)
+	}
+	return g, nil
+}
+
+// restore hands the standing refusals to a gate that has none yet.
+func (g *gates) restore() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, k := range g.all {
+		if err := g.client.DenyHash(gate.Rule{File: k.File, Size: k.Size, ID: k.Order}); err != nil {
+			return fmt.Errorf("cannot gate %s: %w", k.File, err)
+		}
+	}
+	return nil
+}
+
+func (g *gates) list() []Gated {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.all)
+}
+
+// deny refuses the content from now on, and keeps that.
+func (g *gates) deny(k Gated) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.client.DenyHash(gate.Rule{File: k.File, Size: k.Size, ID: k.Order}); err != nil {
+		return err
+	}
+	rest := slices.DeleteFunc(slices.Clone(g.all), func(o Gated) bool { return o.File == k.File && o.Order == k.Order })
+	return g.write(append(rest, k))
+}
+
+// allow lifts every refusal of a content.
+func (g *gates) allow(sum filehash.Sum) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	rest := slices.Clone(g.all)
+	for _, k := range g.all {
+		if !k.File.Matches(sum) {
+			continue
+		}
+		if err := g.client.AllowHash(k.File); err != nil {
+			return err
+		}
+		rest = slices.DeleteFunc(rest, func(o Gated) bool { return o == k })
+	}
+	return g.write(rest)
+}
+
+// lift takes back what one order asked for.
+func (g *gates) lift(order string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.client.Release(order); err != nil {
+		return err
+	}
+	return g.write(slices.DeleteFunc(slices.Clone(g.all), func(k Gated) bool { return k.Order == order }))
+}
+
+// write keeps the list. The caller holds g.mu.
+func (g *gates) write(all []Gated) error {
+	b, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(g.path, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	g.all = all
+	return nil
+}
