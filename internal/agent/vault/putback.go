@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"staunch/internal/agent/inode"
 	"staunch/internal/order"
 )
 
@@ -88,7 +89,7 @@ func (v *Vault) giveBack(in *Intent, s *stage, parent, file *os.File) error {
 	v.cfg.Step("putback:moved")
 	if file != nil {
 		if s.kind == inParent {
-			err = errors.Join(err, unix.Fchmod(int(file.Fd()), in.Mode&0o7777))
+			err = errors.Join(err, restoreMode(file, in.Mode))
 		}
 		err = errors.Join(err, lockInode(int(file.Fd()), in.Flags))
 	}
@@ -98,6 +99,19 @@ func (v *Vault) giveBack(in *Intent, s *stage, parent, file *os.File) error {
 	err = errors.Join(err, syncDir(s.dir))
 	v.cfg.Step("putback:synced")
 	return err
+}
+
+// restoreMode gives a file that was staged in its own folder its mode again;
+// one that still has it may be locked already.
+func restoreMode(f *os.File, mode uint32) error {
+	st, err := inode.Of(f)
+	if err != nil || st.Mode == mode {
+		return err
+	}
+	if err := unix.Fchmod(int(f.Fd()), mode&0o7777); err != nil {
+		return fmt.Errorf("cannot give the file its mode %04o: %w", mode&0o7777, err)
+	}
+	return nil
 }
 
 // moveBack renames a staged file into its folder, whose flags are lifted for it.

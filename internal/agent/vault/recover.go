@@ -138,7 +138,7 @@ func (v *Vault) recoverTaking(ctx context.Context, in *Intent) (Ended, string, e
 	switch {
 	case whole && !staged:
 		// The staged name goes last, so all others are dealt with.
-		return Finished, "", v.closeIntent(in.ID)
+		return Finished, "", errors.Join(v.relockParents(in), v.closeIntent(in.ID))
 	case whole && file != nil && v.sameContent(ctx, file, m):
 		return v.recoverRemoval(in, s, file)
 	}
@@ -189,16 +189,17 @@ func (v *Vault) settleName(in *Intent, n int, name Name, s *stage, id inode.ID) 
 		return err
 	}
 	defer dir.Close() //nolint:errcheck // read only
+	done, err := v.enterLifted(dir)
+	if err != nil {
+		return err
+	}
 	for _, at := range []*stage{s, {kind: inParent, dir: dir}} {
 		staged := at.name(in.ID, n)
-		if _, err := idAt(at.dir, staged); err != nil {
-			continue
-		}
-		if err := settle(at, staged, dir, name.base(), in.ID, id); err != nil {
-			return err
+		if _, there := idAt(at.dir, staged); there == nil {
+			err = errors.Join(err, settle(at, staged, dir, name.base(), in.ID, id))
 		}
 	}
-	return lockInode(int(dir.Fd()), name.Parent.Flags)
+	return errors.Join(err, done(), lockInode(int(dir.Fd()), name.Parent.Flags))
 }
 
 // undo puts a staged file back, or, where it never left its place or is there
@@ -242,14 +243,36 @@ func (v *Vault) relock(in *Intent, parent *os.File) (note string, err error) {
 	switch {
 	case err == nil:
 		defer file.Close() //nolint:errcheck // read only
-		if in.Staging.Kind == inParent && in.Mode&0o7777 != 0o600 {
-			err = unix.Fchmod(int(file.Fd()), in.Mode&0o7777)
+		if in.Staging.Kind == inParent {
+			err = restoreMode(file, in.Mode)
 		}
 		err = errors.Join(err, lockInode(int(file.Fd()), in.Flags))
 	case gone(err), errors.Is(err, ErrChanged):
 		note, err = missing, nil
 	}
 	return note, errors.Join(err, lockInode(int(parent.Fd()), first.Parent.Flags), syncDir(parent))
+}
+
+// relockParents gives the folders of all names the flags they had.
+func (v *Vault) relockParents(in *Intent) error {
+	for _, n := range in.Names {
+		if n.Parent.Flags&locks == 0 {
+			continue
+		}
+		dir, err := v.sameParent(n)
+		if err != nil {
+			return err
+		}
+		if dir == nil {
+			continue
+		}
+		err = lockInode(int(dir.Fd()), n.Parent.Flags)
+		_ = dir.Close() // read only
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sameParent opens the folder of a name if it is still the one it was, else it

@@ -90,17 +90,30 @@ func (v *Vault) finish(in *Intent, s *stage, id inode.ID) (left []Left, err erro
 		}
 	}
 	v.cfg.Step("remove:names")
-	// In a folder that is not ours alone, somebody may have put another file there.
-	if there, err := idAt(s.dir, in.Staging.Name); err == nil && there == id {
-		if err := unix.Unlinkat(int(s.dir.Fd()), in.Staging.Name, 0); err != nil && !gone(err) {
-			return left, err
-		}
+	if err := v.unlinkStaged(in, s, id); err != nil {
+		return left, err
 	}
 	v.cfg.Step("remove:staged")
 	if err := syncDir(s.dir); err != nil {
 		return left, err
 	}
 	return left, v.closeIntent(in.ID)
+}
+
+func (v *Vault) unlinkStaged(in *Intent, s *stage, id inode.ID) (err error) {
+	done, err := v.enterLifted(s.dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	// In a folder that is not ours alone, somebody may have put another file there.
+	if there, err := idAt(s.dir, in.Staging.Name); err != nil || there != id {
+		return nil
+	}
+	if err := unix.Unlinkat(int(s.dir.Fd()), in.Staging.Name, 0); err != nil && !gone(err) {
+		return err
+	}
+	return nil
 }
 
 // syncName makes a name's absence durable. A folder that is gone has no names.
@@ -152,11 +165,14 @@ func (v *Vault) removeName(item string, n int, name Name, s *stage, id inode.ID)
 // unlinkSame removes a name in dir by way of the staging folder, or, where the
 // name lies on another mount than it, of a hidden name beside it.
 func unlinkSame(dir *os.File, base string, s *stage, item string, n int, id inode.ID) error {
-	to := s
+	to, beside := s, &stage{kind: inParent, dir: dir}
+	if s.kind == inParent {
+		to = beside // another file's folder is no better than this one, and may be locked
+	}
 	err := moveName(dir, base, to.dir, to.name(item, n))
 	if errors.Is(err, unix.EXDEV) {
-		to = &stage{kind: inParent, dir: dir}
-		err = moveName(dir, base, dir, to.name(item, n))
+		to = beside
+		err = moveName(dir, base, to.dir, to.name(item, n))
 	}
 	if gone(err) {
 		return nil

@@ -375,19 +375,6 @@ func (v *Vault) linkName(f *os.File, n Name) (err error) {
 	return errors.Join(err, syncDir(dir))
 }
 
-// relockParent gives a name's folder the flags it had.
-func (v *Vault) relockParent(n Name) error {
-	if n.Parent.Flags&locks == 0 {
-		return nil
-	}
-	dir, err := v.sameParent(n)
-	if err != nil || dir == nil {
-		return err
-	}
-	defer dir.Close() //nolint:errcheck // read only
-	return lockInode(int(dir.Fd()), n.Parent.Flags)
-}
-
 // recoverRestore finishes a restore whose file has its first name, and undoes
 // one whose file has none.
 func (v *Vault) recoverRestore(in *Intent) (Ended, error) {
@@ -400,10 +387,8 @@ func (v *Vault) recoverRestore(in *Intent) (Ended, error) {
 		return Undone, v.closeIntent(in.ID)
 	}
 	defer dir.Close() //nolint:errcheck // read only
-	for _, n := range in.Names {
-		if err := v.relockParent(n); err != nil {
-			return Stuck, err
-		}
+	if err := v.relockParents(in); err != nil {
+		return Stuck, err
 	}
 	f, err := openFile(dir, first.base(), func(id inode.ID) bool { return id.Ino == in.Ino })
 	if gone(err) || errors.Is(err, ErrChanged) {
@@ -417,7 +402,7 @@ func (v *Vault) recoverRestore(in *Intent) (Ended, error) {
 	if err != nil {
 		return Stuck, err
 	}
-	if last := len(m.History) - 1; last >= 0 && m.History[last].State == Restored && m.History[last].Time.After(in.Began) {
+	if last := len(m.History) - 1; last >= 0 && m.History[last].State == Restored && !m.History[last].Time.Before(in.Began) {
 		return Finished, v.closeIntent(in.ID) // it was written down
 	}
 	_, err = v.complete(m, in, f)
