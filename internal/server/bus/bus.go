@@ -43,6 +43,7 @@ type Bus struct {
 const (
 	laneSize    = 16384   // messages; what overflows is dropped, and nothing is lost by it
 	maxMessage  = 1 << 20 // NATS's own default, so that an external server takes the same
+	flushTime   = 5 * time.Second
 	deviceTopic = "staunch.device."
 	eventTopic  = "staunch.event"
 )
@@ -188,6 +189,12 @@ func (b *Bus) Serve(device string, h Handler) (stop func(), err error) {
 		return nil, fmt.Errorf("cannot serve device %s on the bus: %w", device, err)
 	}
 	b.links.Store(sub, h)
+	// From here on a ring is heard: who fetches after Serve misses none.
+	if err := b.conn.FlushTimeout(flushTime); err != nil {
+		b.links.Delete(sub)
+		_ = sub.Unsubscribe() // fails only when the connection is closed already
+		return nil, fmt.Errorf("cannot serve device %s on the bus: %w", device, err)
+	}
 	return func() {
 		b.links.Delete(sub)
 		_ = sub.Unsubscribe() // fails only when the connection is closed already
