@@ -34,7 +34,7 @@ func (c auditListCmd) Run(ctx context.Context, out cli.Output, as profileName) e
 	if err != nil {
 		return err
 	}
-	page, err := server.Audit(ctx, c.After+1, c.Limit)
+	page, err := server.Audit(ctx, c.After, c.Limit)
 	if err != nil {
 		return err
 	}

@@ -4,44 +4,64 @@ package httpapi
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"staunch/api"
+	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/device"
 	"staunch/internal/server/issuer"
 )
 
-// Apps is what the routes ask of the register of applications.
-type Apps interface {
+// Admin is what the administrator's routes ask.
+type Admin interface {
+	Tenant() string
 	CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string) (issuer.App, string, error)
 	Apps(ctx context.Context, c auth.Caller) ([]issuer.App, error)
-}
-
-// DeviceAdmin is what the administrator's routes ask of devices.
-type DeviceAdmin interface {
 	CreateToken(ctx context.Context, c auth.Caller, uses int, ttl time.Duration, tags []string) (string, device.Token, error)
-	Revoke(ctx context.Context, c auth.Caller, nameOrID string) (device.Device, error)
+	Revoke(ctx context.Context, c auth.Caller, device string) error
+	Setting(ctx context.Context, key string) (string, error)
+	SetSetting(ctx context.Context, c auth.Caller, key, value string) error
+	Backup(ctx context.Context, c auth.Caller, file string) error
 }
 
-// Settings is what the routes ask of settings.
-type Settings interface {
-	Get(ctx context.Context, key string) (string, error)
-	Set(ctx context.Context, c auth.Caller, key, value string) error
-}
-
-// Admin serves the same routes to the administrator: whoever can reach it. It is
-// for a socket that only they can open. What it does goes on record as theirs.
-func (h *Handler) Admin() http.Handler {
-	own := &Handler{cfg: h.cfg, realm: h.realm, routes: h.routes, document: h.document, addresses: h.addresses}
-	own.admin = &auth.Caller{Kind: auth.Admin, ID: "admin", Name: "admin"}
-	return own
-}
-
-// errAdminOnly is for those who call the administrator's routes by the network.
-func errAdminOnly() error {
-	return api.Errorf(api.Forbidden, "This is open to the server's administrator only: run staunch admin on the server's own host.")
+// adminRoutes are the administrator's.
+func adminRoutes() []route {
+	admin := access{kind: byAdmin}
+	return []route{
+		{
+			method: "POST", path: "/v1/apps", access: admin, handle: (*Handler).createApp,
+			summary: "Register an application; its secret is shown once", client: "CreateApp",
+			records: audit.CreateApp, status: 201, body: api.AppRequest{}, needs: []string{"name", "permissions"}, answers: api.App{},
+		},
+		{
+			method: "GET", path: "/v1/apps", access: admin, handle: (*Handler).apps,
+			summary: "List the applications", client: "Apps", status: 200, answers: api.Page[api.App]{},
+		},
+		{
+			method: "POST", path: "/v1/enrollment-tokens", access: admin, handle: (*Handler).createToken,
+			summary: "Make an enrollment token; it is shown once", client: "CreateEnrollmentToken",
+			records: audit.CreateEnrollmentToken, status: 201, body: api.EnrollmentTokenRequest{}, answers: api.EnrollmentToken{},
+		},
+		{
+			method: "DELETE", path: "/v1/devices/{id}", access: admin, handle: (*Handler).revoke,
+			summary: "Shut a device out for good", client: "RevokeDevice", records: audit.RevokeDevice, status: 204,
+		},
+		{
+			method: "GET", path: "/v1/settings/{key}", access: admin, handle: (*Handler).setting,
+			summary: "The value of a setting in force", client: "Setting", status: 200, answers: api.Setting{},
+		},
+		{
+			method: "PUT", path: "/v1/settings/{key}", access: admin, handle: (*Handler).setSetting,
+			summary: "Change a setting, at once", client: "SetSetting",
+			records: audit.ChangeSetting, status: 200, body: api.Setting{}, needs: []string{"value"}, answers: api.Setting{},
+		},
+		{
+			method: "POST", path: "/v1/backup", access: admin, handle: (*Handler).backup,
+			summary: "Copy the embedded database to a new file on the server's host", client: "Backup",
+			records: audit.BackUp, status: 204, body: api.BackupRequest{}, needs: []string{"file"},
+		},
+	}
 }
 
 func (h *Handler) createApp(ctx context.Context, q *request) (answer, error) {
@@ -53,7 +73,7 @@ func (h *Handler) createApp(ctx context.Context, q *request) (answer, error) {
 	if err := f.values(map[string]any{"name": &r.Name, "permissions": &r.Permissions}); err != nil {
 		return answer{}, err
 	}
-	a, secret, err := h.cfg.Apps.CreateApp(ctx, q.caller, r.Name, r.Permissions)
+	a, secret, err := h.cfg.Admin.CreateApp(ctx, q.caller, r.Name, r.Permissions)
 	if err != nil {
 		return answer{}, err
 	}
@@ -62,8 +82,8 @@ func (h *Handler) createApp(ctx context.Context, q *request) (answer, error) {
 	return answer{body: shown}, nil
 }
 
-func (h *Handler) listApps(ctx context.Context, q *request) (answer, error) {
-	apps, err := h.cfg.Apps.Apps(ctx, q.caller)
+func (h *Handler) apps(ctx context.Context, q *request) (answer, error) {
+	apps, err := h.cfg.Admin.Apps(ctx, q.caller)
 	if err != nil {
 		return answer{}, err
 	}
@@ -75,7 +95,7 @@ func (h *Handler) listApps(ctx context.Context, q *request) (answer, error) {
 }
 
 func (h *Handler) app(a issuer.App) api.App {
-	shown := api.App{TenantID: h.cfg.Welcome().TenantID, ClientID: a.ID, Name: a.Name}
+	shown := api.App{TenantID: h.cfg.Admin.Tenant(), ClientID: a.ID, Name: a.Name}
 	for _, p := range a.Permissions {
 		shown.Permissions = append(shown.Permissions, string(p))
 	}
@@ -97,7 +117,7 @@ func (h *Handler) createToken(ctx context.Context, q *request) (answer, error) {
 			return answer{}, api.Errorf(api.InvalidInput, "ttl %q is not a duration, as in 24h", clip(r.TTL))
 		}
 	}
-	line, t, err := h.cfg.DeviceAdmin.CreateToken(ctx, q.caller, r.Uses, ttl, r.Tags)
+	line, t, err := h.cfg.Admin.CreateToken(ctx, q.caller, r.Uses, ttl, r.Tags)
 	if err != nil {
 		return answer{}, err
 	}
@@ -105,13 +125,12 @@ func (h *Handler) createToken(ctx context.Context, q *request) (answer, error) {
 }
 
 func (h *Handler) revoke(ctx context.Context, q *request) (answer, error) {
-	_, err := h.cfg.DeviceAdmin.Revoke(ctx, q.caller, q.args["id"])
-	return answer{}, err
+	return answer{}, h.cfg.Admin.Revoke(ctx, q.caller, q.args["id"])
 }
 
-func (h *Handler) getSetting(ctx context.Context, q *request) (answer, error) {
+func (h *Handler) setting(ctx context.Context, q *request) (answer, error) {
 	key := q.args["key"]
-	value, err := h.cfg.Settings.Get(ctx, key)
+	value, err := h.cfg.Admin.Setting(ctx, key)
 	return answer{body: api.Setting{Key: key, Value: value}}, err
 }
 
@@ -127,7 +146,7 @@ func (h *Handler) setSetting(ctx context.Context, q *request) (answer, error) {
 	if err := f.values(map[string]any{"value": &s.Value}); err != nil {
 		return answer{}, err
 	}
-	if err := h.cfg.Settings.Set(ctx, q.caller, s.Key, s.Value); err != nil {
+	if err := h.cfg.Admin.SetSetting(ctx, q.caller, s.Key, s.Value); err != nil {
 		return answer{}, err
 	}
 	return answer{body: s}, nil
@@ -145,5 +164,5 @@ func (h *Handler) backup(ctx context.Context, q *request) (answer, error) {
 	if err := missing("file", r.File); err != nil {
 		return answer{}, err
 	}
-	return answer{}, h.cfg.Backup(ctx, r.File)
+	return answer{}, h.cfg.Admin.Backup(ctx, q.caller, r.File)
 }

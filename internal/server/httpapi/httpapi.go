@@ -68,13 +68,6 @@ type Config struct {
 	Actions  Actions      // required
 	Devices  Devices      // required
 	Audit    Audit        // required
-
-	// For the administrator's routes, which only Admin's handler answers; required there.
-	Apps        Apps
-	DeviceAdmin DeviceAdmin
-	Settings    Settings
-	Backup      func(ctx context.Context, file string) error
-
 	Admin    Admin        // required
 	Link     http.Handler // serves GET /v1/link to devices; nil: not found
 	Issuer   http.Handler // serves the token service's paths; nil: not found
@@ -102,9 +95,9 @@ type Handler struct {
 	realm     auth.Realm // for the base of links
 	routes    []route
 	document  []byte // openapi.json
-	refusals  audit.Refusals
-	addresses Limiter      // of refused enrollments, by client address
-	admin     *auth.Caller // who everybody is that calls; nil: who their token says
+	refusals  *audit.Refusals
+	addresses Limiter // of refused enrollments, by client address
+	admin     bool    // every caller is the administrator
 }
 
 // New checks the configuration.
@@ -130,11 +123,20 @@ func New(c Config) (*Handler, error) {
 	if c.Limiter == nil {
 		c.Limiter = &Memory{Now: c.Now}
 	}
-	h := &Handler{cfg: c, routes: routes(), addresses: &Memory{Now: c.Now}}
-	h.realm = auth.Realm{PublicURL: c.PublicURL, Names: c.Names}
-	h.refusals.Now = c.Now
+	h := &Handler{
+		cfg: c, routes: routes(), realm: auth.Realm{PublicURL: c.PublicURL, Names: c.Names},
+		refusals: &audit.Refusals{Now: c.Now}, addresses: &Memory{Now: c.Now},
+	}
 	h.document = mustJSON(openAPI(h.routes))
 	return h, nil
+}
+
+// Admin is the same API to the server's administrator: it takes everybody who can
+// reach it for them, so it is for a socket that only they can open.
+func (h *Handler) Admin() http.Handler {
+	a := *h
+	a.admin = true
+	return &a
 }
 
 // Limits of a connection: a client that is slower than these is cut off, so

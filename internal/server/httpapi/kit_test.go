@@ -26,6 +26,7 @@ import (
 	"staunch/internal/filehash"
 	"staunch/internal/order"
 	"staunch/internal/server/action"
+	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/device"
 	"staunch/internal/server/issuer"
@@ -104,7 +105,7 @@ func newKit(t testing.TB, options ...func(*Config)) *kit {
 	check(t, err)
 
 	cfg := Config{
-		Verifier: verifier, Actions: k.actions, Devices: k.devices, Audit: k.store, Issuer: k.issuer.Handler(),
+		Verifier: verifier, Actions: k.actions, Devices: k.devices, Audit: k.store, Admin: testAdmin{k.issuer, k.devices, k.store}, Issuer: k.issuer.Handler(),
 		PublicURL: k.url, Names: realm.Names, ActionFields: store.ActionFields(), DeviceFields: store.DeviceFields,
 		Welcome: func() api.EnrollResponse {
 			return api.EnrollResponse{TenantID: testTenant, OrderKeys: []string{order.FormatKey(orderKey.Public().(ed25519.PublicKey))}}
@@ -197,6 +198,40 @@ func (k *kit) secret(uses int) string {
 	tok, err := order.ParseEnrollToken(line)
 	check(k.t, err)
 	return tok.Secret
+}
+
+// testAdmin is Admin as the server wires it, with every setting there is allowed.
+type testAdmin struct {
+	*issuer.Service
+	devices *device.Service
+	store   *store.Store
+}
+
+func (a testAdmin) Tenant() string { return testTenant }
+
+func (a testAdmin) CreateToken(ctx context.Context, c auth.Caller, uses int, ttl time.Duration, tags []string) (string, device.Token, error) {
+	return a.devices.CreateToken(ctx, c, uses, ttl, tags)
+}
+
+func (a testAdmin) Revoke(ctx context.Context, c auth.Caller, id string) error {
+	_, err := a.devices.Revoke(ctx, c, id)
+	return err
+}
+
+func (a testAdmin) Setting(ctx context.Context, key string) (string, error) {
+	v, ok, err := a.store.Setting(ctx, key)
+	if err == nil && !ok {
+		err = api.Errorf(api.ResourceNotFound, "Setting %s was not found", key)
+	}
+	return v, err
+}
+
+func (a testAdmin) SetSetting(ctx context.Context, c auth.Caller, key, value string) error {
+	return a.store.SetSetting(ctx, key, value, audit.By(c, audit.ChangeSetting, key, "accepted"))
+}
+
+func (a testAdmin) Backup(ctx context.Context, _ auth.Caller, file string) error {
+	return a.store.Backup(ctx, file)
 }
 
 func admin() auth.Caller { return auth.Caller{Kind: auth.Admin, ID: "admin", Name: "admin"} }

@@ -45,7 +45,6 @@ const (
 	byToken accessKind = iota // a bearer token with one of the permissions
 	byAdmin                   // the administrator, on the admin socket
 	open                      // anybody
-	byAdmin                   // an administrator
 	byKey                     // a device, which proves its key on the link itself
 )
 
