@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"strconv"
 	"strings"
@@ -78,32 +79,42 @@ func (c *Client) Evidence(ctx context.Context, id string) (api.Evidence, error) 
 }
 
 // The pauses between two looks of Watch: short at first, for a connected device
-// is done in a blink; then within what the rate limit allows.
+// is done in a blink; then within what the rate limit allows. A server that
+// cannot be reached, or is busy, may be back within patience.
 const (
 	firstPause = 50 * time.Millisecond
 	lastPause  = 3 * time.Second
+	patience   = time.Minute
 )
 
 // Watch looks at an action until it is final, and returns it. changed is told
 // of each state that differs from the one before, the first included; nil: nobody is.
-func (c *Client) Watch(ctx context.Context, id string, changed func(api.MachineAction)) (api.MachineAction, error) {
-	var last api.MachineAction
+func (c *Client) Watch(ctx context.Context, id string, changed func(api.MachineAction)) (last api.MachineAction, err error) {
+	answered := time.Now()
 	for pause := firstPause; ; pause = min(pause*3/2, lastPause) {
 		a, err := c.MachineAction(ctx, id)
-		if err != nil {
+		switch {
+		case err == nil:
+			answered = time.Now()
+			if changed != nil && (a.Status != last.Status || !a.LastUpdateDateTimeUTC.Equal(last.LastUpdateDateTimeUTC.Time)) {
+				changed(a)
+			}
+			if last = a; api.Final(a.Status) {
+				return a, nil
+			}
+		case ctx.Err() != nil || !passing(err) || time.Since(answered) > patience:
 			return last, err
-		}
-		if changed != nil && (a.Status != last.Status || !a.LastUpdateDateTimeUTC.Equal(last.LastUpdateDateTimeUTC.Time)) {
-			changed(a)
-		}
-		last = a
-		if api.Final(a.Status) {
-			return a, nil
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return last, err
 		}
 	}
+}
+
+// passing reports whether an error may be over in a moment.
+func passing(err error) bool {
+	var refusal *api.Error
+	return !errors.As(err, &refusal) || refusal.Code == api.ServiceUnavailable || refusal.Code == api.TooManyRequests
 }
 
 func get[T any](c *Client, ctx context.Context, q call) (T, error) {

@@ -138,17 +138,19 @@ func (c *Client) do(ctx context.Context, q call, out any) error {
 			return fmt.Errorf("cannot encode request: %w", err)
 		}
 	}
-	refresh, waited := false, time.Duration(0)
+	var waited time.Duration
+	refresh, refreshed := false, false
 	for attempt := 1; ; attempt++ {
 		b, err := c.once(ctx, q, body, refresh)
+		refresh = false
 		var refusal *api.Error
 		switch {
 		case err == nil:
 			return decode(b, out)
 		case !errors.As(err, &refusal):
 			return err
-		case refusal.Code == api.Unauthorized && !refresh && !q.open && c.tokens != nil:
-			refresh = true // the token may have been withdrawn or its key replaced
+		case refusal.Code == api.Unauthorized && !refreshed && !q.open && c.tokens != nil:
+			refresh, refreshed = true, true // the token may have been withdrawn or its key replaced
 			continue
 		case refusal.RetryAfter == 0 || attempt == maxAttempts:
 			return err

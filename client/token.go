@@ -71,3 +71,12 @@ func (s *credentials) Token(ctx context.Context, refresh bool) (string, error) {
 	}
 	return "", fmt.Errorf("cannot get a token: the server answered %s: %.200q", resp.Status, b)
 }
+
+// Login gets a token, to prove that the server knows the caller.
+func (c *Client) Login(ctx context.Context) error {
+	if c.tokens == nil {
+		return errors.New("cannot log in: no credentials were given")
+	}
+	_, err := c.tokens.Token(ctx, true)
+	return err
+}
