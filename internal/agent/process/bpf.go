@@ -100,8 +100,9 @@ type hooks struct {
 	flushed  chan struct{} // the reader has handed on all there was
 }
 
-// loadHooks puts the programs into the kernel and attaches them, disarmed.
-func loadHooks(onExec func(hookEvent)) (_ *hooks, err error) {
+// loadHooks puts the programs into the kernel and attaches them, disarmed. old
+// has them do without what kernels before 6.13 lack.
+func loadHooks(onExec func(hookEvent), old bool) (_ *hooks, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("cannot raise the limit of locked memory: %w", err)
 	}
@@ -113,7 +114,12 @@ func loadHooks(onExec func(hookEvent)) (_ *hooks, err error) {
 		onExec: onExec, denials: make(map[uint64]int), watched: make(map[*Hold]int64),
 		sizes: make(map[int64]int), streams: make(map[*hookFeed]bool), flushed: make(chan struct{}, 1),
 	}
-	k.child = kernelHas("bpf_send_signal_task")
+	k.child = !old && kernelHas("bpf_send_signal_task")
+	if old {
+		if err := spec.Variables["old_kernel"].Set(uint32(1)); err != nil {
+			return nil, fmt.Errorf("cannot set up the kernel hooks: %w", err)
+		}
+	}
 	if k.coll, err = ebpf.NewCollection(spec); err != nil {
 		return nil, fmt.Errorf("cannot load the kernel hooks: %w", err)
 	}

@@ -18,7 +18,8 @@ import (
 type watcher struct {
 	h        *Holder
 	queue    chan hookEvent
-	overflow atomic.Bool // events were dropped: everything must be looked at
+	pending  atomic.Int64 // queued or being dealt with
+	overflow atomic.Bool  // events were dropped: everything must be looked at
 	workers  sync.WaitGroup
 	stop     context.CancelFunc
 }
@@ -30,7 +31,7 @@ func (h *Holder) prepareHooks() error {
 		return errors.New("the agent does not see the machine's own process numbers: run it outside of containers")
 	}
 	w := &watcher{h: h, queue: make(chan hookEvent, 4096)}
-	hooks, err := loadHooks(w.push)
+	hooks, err := loadHooks(w.push, h.cfg.oldKernel)
 	if err != nil {
 		return err
 	}
@@ -48,11 +49,28 @@ func (h *Holder) prepareHooks() error {
 
 // push takes an event from the reader.
 func (w *watcher) push(e hookEvent) {
+	w.pending.Add(1)
 	select {
 	case w.queue <- e:
 	default:
+		w.pending.Add(-1)
 		w.overflow.Store(true)
 	}
+}
+
+// settle waits until what has happened so far is dealt with, so that a result
+// lists what the hooks have killed. On a machine that never rests it gives up:
+// the list is for people, the proof does not depend on it.
+func (w *watcher) settle(ctx context.Context) error {
+	if err := w.h.hooks.flush(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for w.pending.Load() > 0 && ctx.Err() == nil {
+		time.Sleep(50 * time.Microsecond)
+	}
+	return nil
 }
 
 // dropHooks takes the hooks out of the kernel and ends what serves them.
@@ -80,6 +98,7 @@ func (w *watcher) work(ctx context.Context) {
 			for _, d := range w.h.armed() {
 				d.event(e)
 			}
+			w.pending.Add(-1)
 		}
 		if w.overflow.Swap(false) {
 			w.sweep(ctx)

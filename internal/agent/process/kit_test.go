@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -31,10 +32,11 @@ const lifetime = 90 * time.Second
 // kit is one scene: a folder, a control group, and processes that carry the
 // scene's mark in their environment, so that no others are ever touched.
 type kit struct {
-	t     testing.TB
-	dir   string
-	mark  string
-	group *os.File // nil where there is no cgroup v2
+	t       testing.TB
+	dir     string
+	mark    string
+	nursery string   // the program below which hostile ones are started
+	group   *os.File // nil where there is no cgroup v2
 }
 
 // built compiles the test programs once; the binaries live in the folder of
@@ -66,13 +68,14 @@ func needRoot(t testing.TB) {
 	}
 }
 
-func newKit(t testing.TB) *kit {
+func newKit(t testing.TB, bin []byte) *kit {
 	t.Helper()
 	needRoot(t)
 	var b [8]byte
 	rand.Read(b[:]) //nolint:errcheck // never fails
 	k := &kit{t: t, dir: t.TempDir(), mark: "STAUNCH_TEST=" + hex.EncodeToString(b[:])}
 	k.makeGroup()
+	k.nursery = k.program("nursery", bin, k.mark)
 	t.Cleanup(k.clean)
 	return k
 }
@@ -165,14 +168,36 @@ func (k *kit) program(name string, content []byte, tail string) string {
 	return path
 }
 
-// start runs a program in the scene.
+// start runs a program in the scene. It gives signs of life in the file
+// "beat", if it knows how to.
 func (k *kit) start(path string, args ...string) *exec.Cmd {
 	k.t.Helper()
 	cmd := exec.Command(path, args...)
-	cmd.Env = append(os.Environ(), k.mark)
+	cmd.Env = append(os.Environ(), k.mark, "STAUNCH_BEAT="+k.beat())
 	cmd.Dir = k.dir
 	k.run(cmd)
 	return cmd
+}
+
+func (k *kit) beat() string {
+	k.t.Helper()
+	name := filepath.Join(k.dir, "beat")
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(name, make([]byte, 4096), 0o600); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	return name
+}
+
+// beats counts the signs of life so far.
+func (k *kit) beats() uint64 {
+	k.t.Helper()
+	b, err := os.ReadFile(k.beat())
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return binary.NativeEndian.Uint64(b)
 }
 
 func (k *kit) run(cmd *exec.Cmd) {
@@ -196,11 +221,23 @@ func (k *kit) run(cmd *exec.Cmd) {
 	})
 }
 
-// mode runs the hostile program.
+// innocent starts a quiet neighbour.
+func (k *kit) innocent(path string) *exec.Cmd {
+	k.t.Helper()
+	cmd := exec.Command(path, "sleep", deadline(), "0")
+	cmd.Env = append(os.Environ(), k.mark)
+	k.run(cmd)
+	return cmd
+}
+
+// mode runs the hostile program below a nursery, itself an innocent, which
+// must outlive it.
 func (k *kit) mode(path, mode string, arg int) *exec.Cmd {
 	k.t.Helper()
-	return k.start(path, mode, fmt.Sprint(time.Now().Add(lifetime).Unix()), fmt.Sprint(arg))
+	return k.start(k.nursery, "nursery", path, mode, deadline(), fmt.Sprint(arg))
 }
+
+func deadline() string { return fmt.Sprint(time.Now().Add(lifetime).Unix()) }
 
 // target makes a Target of a file, known or only by its content.
 func (k *kit) target(path string, known bool) Target {
@@ -243,24 +280,21 @@ func sumOf(t testing.TB, path string) filehash.Sum {
 }
 
 // survivors looks for living processes that execute or map the content, by
-// means that share nothing with the code under test: it reads and hashes. It
-// looks again for a while, since one look can miss a hopping process.
-func (k *kit) survivors(sum filehash.Sum, size int64, lasting time.Duration) []int {
+// means that share nothing with the code under test: it reads and hashes, for
+// a while, and sees whether signs of life go on, which no pid hopper can hide.
+func (k *kit) survivors(sum filehash.Sum, size int64, lasting time.Duration) []string {
 	k.t.Helper()
-	found := make(map[int]bool)
-	for end := time.Now().Add(lasting); ; {
+	var all []string
+	before := k.beats()
+	for end := time.Now().Add(lasting); len(all) == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		for _, pid := range allPIDs(k.t) {
 			if runsContent(pid, sum, size) {
-				found[pid] = true
+				all = append(all, fmt.Sprint(pid))
 			}
 		}
-		if len(found) > 0 || time.Now().After(end) {
-			break
-		}
 	}
-	all := make([]int, 0, len(found))
-	for pid := range found {
-		all = append(all, pid)
+	if n := k.beats() - before; n > 0 {
+		all = append(all, fmt.Sprintf("%d signs of life", n))
 	}
 	return all
 }

@@ -47,6 +47,8 @@ type Config struct {
 	Patience time.Duration // how long Stop goes on while new matches keep appearing; 0 = 5 s
 	Death    time.Duration // how long Stop waits for the killed to be gone; 0 = 5 s
 	Freeze   time.Duration // longest time anybody stays frozen; 0 = 1 s
+
+	oldKernel bool // do without what kernels before 6.13 lack; false = use what is there
 }
 
 // Holder holds what one machine needs to find and kill. Its methods may be
@@ -156,6 +158,7 @@ func (h *Holder) choose() error {
 // rung is one way to hold processes.
 type rung struct {
 	name    string
+	detail  string // what it is worth, for people
 	prepare func(*Holder) error
 	stop    func(*Hold, context.Context, *Result) error
 }
@@ -163,10 +166,10 @@ type rung struct {
 // rungs lists the ladder from its top.
 func rungs() []rung {
 	return []rung{
-		{RungBPF, (*Holder).prepareHooks, (*Hold).stopHooked},
-		{RungFreeze, (*Holder).prepareFreeze, (*Hold).stopFrozen},
-		{RungConnector, (*Holder).prepareConnector, (*Hold).stopFollowed},
-		{RungBestEffort, (*Holder).prepareBestEffort, (*Hold).stopBestEffort},
+		{RungBPF, "a file can be held in the kernel: seen to kill on exec and on fork", (*Holder).prepareHooks, (*Hold).stopHooked},
+		{RungFreeze, "there are control groups that can be frozen; processes in the root group cannot", (*Holder).prepareFreeze, (*Hold).stopFrozen},
+		{RungConnector, "forks and execs can be followed: seen to be told of both", (*Holder).prepareConnector, (*Hold).stopFollowed},
+		{RungBestEffort, "stop signals: never proven", (*Holder).prepareBestEffort, (*Hold).stopBestEffort},
 	}
 }
 

@@ -31,6 +31,9 @@ func (d *Hold) Stop(ctx context.Context) (Result, error) {
 		}
 	}
 	err := stop(d, patient, &r)
+	if w := d.h.watcher; w != nil {
+		err = errors.Join(err, w.settle(ctx))
+	}
 	if !d.bury(ctx) {
 		r.Proven = false
 		r.Notes = append(r.Notes, "not every match is dead")

@@ -86,6 +86,7 @@ struct {
 	__uint(max_entries, 1 << 21);
 } events SEC(".maps");
 
+volatile const __u32 old_kernel; // do as before 6.13
 volatile __u32 flags;
 volatile __u32 self; // never killed, as pid 1 is not
 volatile __u32 asked_fd;
@@ -192,7 +193,7 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 		return 0;
 	if (tgid != 1 && ((key && bpf_map_lookup_elem(&denied, &key)) || is_doomed(parent, tgid))) {
 		bpf_send_signal(SIGKILL);
-		if (&bpf_send_signal_task) {
+		if (!old_kernel && &bpf_send_signal_task) {
 			bpf_send_signal_task(child, SIGKILL, PIDTYPE_TGID, 0);
 			how = EVENT_KILLED;
 		}
