@@ -108,7 +108,9 @@ func hashKeys(h filehash.Hash) (keys [2]uint64, n int) {
 	}
 	if !h.SHA256.IsZero() {
 		keys[n] = binary.LittleEndian.Uint64(h.SHA256[:])
-		n++
+		if n == 0 || keys[0] != keys[1] {
+			n++
+		}
 	}
 	return keys, n
 }

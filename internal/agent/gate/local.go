@@ -53,9 +53,15 @@ func StartLocal(cfg LocalConfig) (*Client, error) {
 	}
 	cmd := child(set.Exe, set.GateArgs, envRole+"="+roleKeeper, envSettings+"="+string(text))
 	cmd.SysProcAttr.Pdeathsig = 0 // it ends when workerEnd is closed; threads of ours come and go
-	cmd.ExtraFiles = []*os.File{gateEnd}
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot open pidfd: %w", err), cn.close(), gateEnd.Close())
+	}
+	selfFile := os.NewFile(uintptr(self), "self")
+	cmd.ExtraFiles = []*os.File{gateEnd, selfFile} // localGateFD, localWorkerFD
 	err = cmd.Start()
-	_ = gateEnd.Close() // the keeper has its own duplicate
+	_ = gateEnd.Close()  // the keeper has its own duplicate
+	_ = selfFile.Close() // likewise
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot start the gate: %w", err), cn.close())
 	}
@@ -92,14 +98,20 @@ func stopKeeper(cmd *exec.Cmd) error {
 	return nil
 }
 
-// serveKeeper is the supervisor process of a local gate. The worker is whoever
-// holds the other end of descriptor 3.
+const (
+	localGateFD   = 3 // the gate's end of the worker's socket
+	localWorkerFD = 4 // pidfd of the worker
+)
+
+// serveKeeper is the supervisor process of a local gate. It ends when nobody
+// holds the worker's end of the socket any more.
 func serveKeeper(log *slog.Logger) error {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	lossy, flush := newLossy(log.Handler())
 	defer flush()
-	gateEnd := os.NewFile(3, "gate")
-	unix.CloseOnExec(3)
+	gateEnd := os.NewFile(localGateFD, "gate")
+	unix.CloseOnExec(localGateFD)
+	unix.CloseOnExec(localWorkerFD)
 	var set keeperSettings
 	if err := json.Unmarshal([]byte(os.Getenv(envSettings)), &set); err != nil {
 		return fmt.Errorf("cannot read the gate's settings: %w", err)
@@ -116,6 +128,7 @@ func serveKeeper(log *slog.Logger) error {
 	if err != nil {
 		return toWorker.send(message{Op: opOff, Text: err.Error()})
 	}
+	k.exemptWorker(localWorkerFD)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); k.run(ctx) }()

@@ -29,10 +29,12 @@ func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(envRole) != "":
 		exitWith(Main(GateConfig{Log: log}))
-	case os.Getenv(envTestRole) == "supervisor":
-		exitWith(testSupervisor(log))
 	case len(os.Args) > 1 && os.Args[1] == "test-worker":
 		exitWith(testWorker())
+	case os.Getenv(envTestRole) == "supervisor":
+		exitWith(testSupervisor(log))
+	case os.Getenv(envTestRole) == "flip":
+		exitWith(flip())
 	}
 	os.Exit(m.Run())
 }
@@ -48,6 +50,9 @@ func exitWith(err error) {
 func testSupervisor(log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if err := os.Unsetenv(envTestRole); err != nil { // a worker that took this role would do so without end
+		return err
+	}
 	under := os.Getenv("STAUNCH_TEST_UNDER")
 	if under == "" {
 		return errors.New("refusing to gate the whole machine in a test")

@@ -141,6 +141,7 @@ func (s *supervisor) runWorker(ctx context.Context) error {
 		gate = socketEnv(3)
 	}
 	cmd := child(s.Exe, s.WorkerArgs, gate)
+	cmd.Stdin = os.Stdin
 	cmd.ExtraFiles = []*os.File{s.workerEnd}
 	pidfd := -1
 	cmd.SysProcAttr.PidFD = &pidfd

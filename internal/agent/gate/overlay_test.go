@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"os"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A lower layer that is denied cannot be executed through an overlay, in a
+// mount namespace the gate does not see.
+func TestOverlay(t *testing.T) {
+	dir := scratch(t)
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(dir+"/"+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	prog, other := program(t, dir+"/lower/prog"), write(t, dir+"/lower/other", "#!/bin/true\n# other", 0o755)
+	write(t, dir+"/lower/innocent", "#!/bin/true\n", 0o755)
+	const opts = "lowerdir=lower,upperdir=upper,workdir=work"
+	enter := func(run string) []string {
+		return []string{"-m", "sh", "-c", "cd " + dir + " && mount -t overlay overlay -o " + opts + " merged && exec merged/" + run}
+	}
+	if err := run(t, "unshare", enter("prog")...); err != nil {
+		t.Skipf("SKIPPED, NOT PROVEN: cannot mount an overlay here: %v", err)
+	}
+	c := startLocal(t, dir, Settings{})
+	sum := mustSum(t, prog)
+	if err := c.DenyHash(Rule{File: sum.Hash(), Size: sum.Size}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DenyFile(open(t, other), "x"); err != nil {
+		t.Fatal(err)
+	}
+	mustRefuse(t, "unshare", enter("prog")...)
+	mustRefuse(t, "unshare", enter("other")...)
+	mustRun(t, "unshare", enter("innocent")...)
+}
+
+// A file in memory has no name; its mark denies it all the same.
+func TestMemfd(t *testing.T) {
+	dir := scratch(t)
+	c := startLocal(t, dir, Settings{})
+	fd, err := unix.MemfdCreate("evil", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd")
+	defer f.Close()
+	if _, err := f.Write(readFile(t, "/bin/true")); err != nil {
+		t.Fatal(err)
+	}
+	ro, err := os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ro.Close()
+	path := "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(ro.Fd()))
+	_ = f.Close() // no writer may be left
+	mustRun(t, path)
+	if err := c.DenyFile(ro, "x"); err != nil {
+		t.Fatal(err)
+	}
+	mustRefuse(t, path)
+	mustRefuse(t, "cat", path)
+}
