@@ -190,7 +190,7 @@ type RestoreRequest struct {
 // signed receipt, decoded and as it came.
 type Evidence struct {
 	ActionID  string          `json:"actionId"`
-	Receipt   json.RawMessage `json:"receipt"`   // see docs/receipt.md
+	Receipt   json.RawMessage `json:"receipt"`   // see docs/orders.md
 	Envelope  json.RawMessage `json:"envelope"`  // DSSE, signed by the device
 	Order     json.RawMessage `json:"order"`     // DSSE, signed by the server's order key
 	DeviceKey string          `json:"deviceKey"` // base64 Ed25519, to check Envelope with

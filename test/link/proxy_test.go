@@ -14,13 +14,13 @@ import (
 // and it cuts connections in the middle of a byte stream.
 type proxy struct {
 	listener net.Listener
-	target   string
 	wg       sync.WaitGroup
 
-	mu    sync.Mutex
-	rnd   *rand.Rand
-	cut   bool // cut each connection after a random number of bytes
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex
+	target string
+	rnd    *rand.Rand
+	cut    bool // cut each connection after a random number of bytes
+	conns  map[net.Conn]struct{}
 }
 
 func newProxy(t *testing.T, target string, seed uint64) *proxy {
@@ -43,7 +43,10 @@ func (p *proxy) accept() {
 		if err != nil {
 			return
 		}
-		far, err := net.Dial("tcp", p.target)
+		p.mu.Lock()
+		target := p.target
+		p.mu.Unlock()
+		far, err := net.Dial("tcp", target)
 		if err != nil {
 			_ = near.Close()
 			continue

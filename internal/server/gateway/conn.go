@@ -26,7 +26,7 @@ type conn struct {
 	g      *Gateway
 	id     string // of the connection: a kick names the one that stays
 	ip     string
-	device string // set once, with linked
+	device string // set once, by a good hello
 
 	strikes int // refused receipts and acknowledgements; the reader's
 
@@ -57,11 +57,11 @@ type asking struct {
 }
 
 const (
-	maxHello   = 256 << 10 // bytes of a message before the peer is known
-	maxQueue   = 512       // frames that wait for a slow reader
-	maxQueued  = 4 << 20   // bytes that wait for a slow reader
-	maxAsks    = 64        // questions that wait for an answer
-	maxStrikes = 16        // refusals before a link is closed
+	maxHello   = 256 << 10        // bytes of a message before the peer is known
+	maxQueue   = 512              // frames that wait for a slow reader
+	maxQueued  = 4 << 20          // bytes that wait for a slow reader
+	maxAsks    = 64               // questions that wait for an answer
+	maxStrikes = 16               // refusals before a link is closed
 	workTime   = 30 * time.Second // for one call into the domain
 )
 
@@ -121,7 +121,7 @@ func (c *conn) greet() (stop func(), err error) {
 		return nil, err
 	}
 	c.mu.Lock()
-	c.device, c.linked = m.Hello.Device, true
+	c.device = m.Hello.Device
 	c.mu.Unlock()
 	return c.open(ctx)
 }
@@ -153,13 +153,21 @@ func (c *conn) open(ctx context.Context) (stop func(), err error) {
 	if old != nil {
 		old.Kick(c.id)
 	}
-	// The welcome goes first: nothing else is sent before it.
-	c.send(order.Message{Welcome: &w})
 	stop, err = g.Bus.Serve(c.device, c)
 	if err != nil {
 		return nil, err
 	}
 	g.Bus.Kick(c.device, c.id)
+	// Whoever has read the welcome can be rung and asked; nothing is sent before it.
+	raw, err := json.Marshal(order.Message{Welcome: &w})
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("cannot encode welcome: %w", err)
+	}
+	c.mu.Lock()
+	c.push(encode(ws.NewTextFrame(raw)))
+	c.linked = true
+	c.mu.Unlock()
 	g.Log.Info("device connected", "device", c.device, "ip", c.ip)
 	c.deliver()
 	return stop, nil
@@ -298,25 +306,34 @@ func (c *conn) send(m order.Message) {
 	c.write(ws.NewTextFrame(raw))
 }
 
-// write queues a frame. A peer that lets too much pile up loses its link.
+// write queues a frame.
 func (c *conn) write(f ws.Frame) {
-	var b bytes.Buffer
-	b.Grow(ws.MaxHeaderSize + len(f.Payload))
-	if err := ws.WriteFrame(&b, f); err != nil { // a buffer takes everything
-		return
-	}
+	b := encode(f)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.push(b)
+}
+
+func encode(f ws.Frame) []byte {
+	var b bytes.Buffer
+	b.Grow(ws.MaxHeaderSize + len(f.Payload))
+	_ = ws.WriteFrame(&b, f) // a buffer takes everything
+	return b.Bytes()
+}
+
+// push queues an encoded frame; c.mu is held. A peer that lets too much pile up
+// loses its link.
+func (c *conn) push(b []byte) {
 	if c.closing || c.nc == nil {
 		return
 	}
-	if len(c.queue) >= maxQueue || c.queued+b.Len() > maxQueued {
+	if len(c.queue) >= maxQueue || c.queued+len(b) > maxQueued {
 		c.g.Log.Warn("link closed: the device does not read", "device", c.device)
 		c.abort()
 		return
 	}
-	c.queue = append(c.queue, b.Bytes())
-	c.queued += b.Len()
+	c.queue = append(c.queue, b)
+	c.queued += len(b)
 	if !c.writing {
 		c.writing = true
 		c.g.wg.Go(c.flush)

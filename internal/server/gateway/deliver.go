@@ -27,7 +27,7 @@ func (c *conn) Kick(keep string) {
 // Ask implements bus.Handler.
 func (c *conn) Ask(a order.Ask, reply func(order.Answer)) {
 	c.mu.Lock()
-	refuse := c.closing || len(c.asks) >= maxAsks
+	refuse := !c.linked || c.closing || len(c.asks) >= maxAsks
 	if !refuse {
 		if c.asks == nil {
 			c.asks = map[string]asking{}
@@ -46,8 +46,8 @@ func (c *conn) Ask(a order.Ask, reply func(order.Answer)) {
 func (c *conn) deliver() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing {
-		return
+	if !c.linked || c.closing {
+		return // open fetches once it has linked
 	}
 	c.dirty = true
 	if !c.fetching {

@@ -105,7 +105,7 @@ func TestWindow(t *testing.T) {
 		if unacked++; unacked > action.PendingBatch {
 			t.Fatalf("%d orders on their way", unacked)
 		}
-		if unacked == action.PendingBatch || len(seen) == n {
+		if unacked > action.PendingBatch/2 || len(seen) == n { // more come only when half are acknowledged
 			for id := range seen {
 				if seen[id] == 1 {
 					d.send(order.Message{Ack: &order.Ack{Order: id}})
