@@ -53,6 +53,9 @@ func (v *Vault) Fsck(ctx context.Context, repair bool) (Report, error) {
 			return c.Report, fmt.Errorf("cannot check the vault: %w", err)
 		}
 	}
+	if repair {
+		return c.Report, v.sweep()
+	}
 	return c.Report, nil
 }
 
@@ -84,7 +87,7 @@ func (c *checker) intents(ctx context.Context) error {
 		return err
 	}
 	if c.repair {
-		ended, err := c.v.Recover(ctx)
+		ended, err := c.v.recoverAll(ctx)
 		for _, r := range ended {
 			f := Finding{Item: r.ID, Path: order.TextOf(c.v.intentPath(r.ID)), What: "work on this item was interrupted", Repaired: r.Ended != Stuck,
 				Do: strings.TrimSpace(fmt.Sprintf("%s %s", r.Ended, r.Note))}

@@ -308,19 +308,24 @@ func (g *Grabbed) unchanged(ctx context.Context) error {
 		if have, err := unix.FcntlInt(g.file.Fd(), unix.F_GETLEASE, 0); err == nil && have == unix.F_RDLCK {
 			return nil
 		}
-		return fmt.Errorf("%w: somebody opened it for writing", ErrChanged)
+		// Somebody opens it for writing. To open it is not yet to change it:
+		// else a file could be kept from ever being taken by opening it.
+		g.leased = false
 	}
 	now, err := inode.Of(g.file)
 	if err != nil {
 		return err
 	}
-	if now.Size != g.stat.Size || !now.Mtime.Equal(g.stat.Mtime) {
+	// The content decides, never the times: they can be set, and a mapping
+	// writes without touching them.
+	var sum filehash.Sum
+	if now.Size == g.stat.Size {
+		if sum, err = hashFile(ctx, g.file, now.Size); err != nil {
+			return err
+		}
+	}
+	if sum != g.sum {
 		return fmt.Errorf("%w: somebody wrote to it", ErrChanged)
 	}
-	// A writer can set the time back, and a mapping writes without one.
-	sum, err := hashFile(ctx, g.file, now.Size)
-	if err == nil && sum != g.sum {
-		err = fmt.Errorf("%w: somebody wrote to it", ErrChanged)
-	}
-	return err
+	return nil
 }

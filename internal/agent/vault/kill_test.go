@@ -51,6 +51,7 @@ func child(play, dir, place, killAt string) error {
 	if err != nil {
 		return err
 	}
+	v.named = play == "restore named"
 	ctx := context.Background()
 	if _, err := v.Recover(ctx); err != nil {
 		return err
@@ -58,12 +59,15 @@ func child(play, dir, place, killAt string) error {
 	if play == "loop" {
 		return loop(ctx, v, place)
 	}
+	if play == "unprivileged" {
+		return unprivileged(ctx, v, place)
+	}
 	items, err := v.List()
 	if err != nil {
 		return err
 	}
 	switch play {
-	case "restore":
+	case "restore", "restore named":
 		_, err = v.Restore(ctx, items[0].ID, RestoreOptions{})
 	case "purge":
 		err = v.Purge(ctx, items[0].ID)
@@ -95,6 +99,31 @@ func grabAndSeal(ctx context.Context, v *Vault, names []string, play string) err
 		return g.Remove(ctx)
 	}
 	return g.PutBack(ctx)
+}
+
+// unprivileged takes and restores a file of its own.
+func unprivileged(ctx context.Context, v *Vault, place string) error {
+	path := filepath.Join(place, "own")
+	if err := grabAndSeal(ctx, v, []string{path}, "take"); err != nil {
+		return err
+	}
+	items, err := v.List()
+	if err != nil || len(items) != 1 || exists(path) {
+		return fmt.Errorf("taken: %v, %w", items, err)
+	}
+	res, err := v.Restore(ctx, items[0].ID, RestoreOptions{})
+	if err != nil || res.Side || len(res.Lost) > 0 {
+		return fmt.Errorf("restored: %+v, %w", res, err)
+	}
+	err = grabAndSeal(ctx, v, []string{filepath.Join(place, "others", "tool")}, "take")
+	if !errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("another's file: %w", err)
+	}
+	rep, err := v.Fsck(ctx, false)
+	if err != nil || !rep.OK() {
+		return fmt.Errorf("fsck: %+v, %w", rep, err)
+	}
+	return nil
 }
 
 // loop takes and restores until it is killed.
@@ -130,7 +159,7 @@ func command(play, dir, place string, killAt int) *exec.Cmd {
 	return cmd
 }
 
-// stage makes the file of the plays, locked in locked folders, and the vault.
+// stageSet is the file of the plays, locked in locked folders, and the vault.
 type stageSet struct {
 	dir, place string
 	before     look
@@ -233,7 +262,7 @@ func (s *stageSet) sealed(t *testing.T, v *Vault, what string) State {
 func TestKillAtEveryStep(t *testing.T) {
 	needRoot(t, "immutable files, other mounts")
 	for _, kind := range []StageKind{inVault, inMount, inParent} {
-		for _, play := range []string{"take", "putback", "restore", "sealopen", "purge"} {
+		for _, play := range []string{"take", "putback", "restore", "restore named", "sealopen", "purge"} {
 			t.Run(string(kind)+"/"+play, func(t *testing.T) {
 				for n := 1; killed(t, kind, play, n); n++ {
 					if n > 60 {
@@ -249,7 +278,7 @@ func TestKillAtEveryStep(t *testing.T) {
 func killed(t *testing.T, kind StageKind, play string, n int) bool {
 	t.Helper()
 	s := setStage(t, kind, play != "sealopen")
-	if play == "restore" || play == "purge" {
+	if strings.HasPrefix(play, "restore") || play == "purge" {
 		v := openVault(t, Config{Dir: s.dir})
 		take(t, v, namesIn(s.place)...)
 		_ = v.Close()
@@ -281,7 +310,7 @@ func killed(t *testing.T, kind StageKind, play string, n int) bool {
 		ok = there && state == "" && !done || !there && state == Sealed
 	case "putback":
 		ok = there && state == "" || !there && state == Sealed && !done
-	case "restore":
+	case "restore", "restore named":
 		ok = there && state == Restored || !there && state == Sealed && !done
 	case "sealopen":
 		ok = there && (state == Sealed || state == "" && !done)

@@ -406,28 +406,36 @@ func TestExchangeRace(t *testing.T) {
 	write(t, p("good", "other"), innocent)
 	var stop atomic.Bool
 	var wg sync.WaitGroup
-	swap := func(a, b string) {
+	top, err := openDir(place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	real, err := openDir(p("d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer real.Close()
+	plant(t, real, "odd", innocent)
+	swap := func(dir *os.File, a, b string) {
 		wg.Go(func() {
 			for !stop.Load() {
-				_ = unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+				_ = unix.Renameat2(int(dir.Fd()), a, int(dir.Fd()), b, unix.RENAME_EXCHANGE)
 			}
 		})
 	}
-	swap(p("d"), p("l"))                // the folder for a link to an innocent one
-	swap(p("d", "tool"), p("d", "odd")) // and, through whatever d is now, the file for another
+	swap(top, "d", "l")       // the folder for a link to an innocent one
+	swap(real, "tool", "odd") // and the file for an innocent one
 	got := map[string]int{}
 	for i := range 300 {
-		// The racers turn the names round; write through what is d now, by descriptor.
-		dir := realDir(t, p("d"), p("l"))
-		plant(t, dir, "tool", evil)
-		plant(t, dir, "odd", innocent)
-		fd, err := unix.Openat(dir, "tool", unix.O_RDONLY, 0)
+		// What was taken comes again; the innocent one never goes.
+		plant(t, real, "tool", evil)
+		plant(t, real, "odd", evil)
+		fd, err := unix.Openat(int(real.Fd()), "tool", unix.O_RDONLY, 0)
 		if err != nil {
-			_ = unix.Close(dir)
-			continue
+			t.Fatal(err)
 		}
 		f := os.NewFile(uintptr(fd), p("d", "tool"))
-		_ = unix.Close(dir)
 		g, err := v.Grab(t.Context(), f, []string{p("d", "tool")}, is(evil))
 		_ = f.Close()
 		if err != nil {
@@ -456,6 +464,16 @@ func TestExchangeRace(t *testing.T) {
 			t.Errorf("the innocent %s: %q, %v", name, b, err)
 		}
 	}
+	left := map[string]int{}
+	for _, name := range []string{"tool", "odd"} {
+		b, err := os.ReadFile(filepath.Join(realPath(p("d"), p("l")), name))
+		if err == nil {
+			left[string(b)]++
+		}
+	}
+	if left[string(innocent)] != 1 {
+		t.Errorf("left in the folder: %v", left)
+	}
 	items, err := v.List()
 	if err != nil {
 		t.Fatal(err)
@@ -471,23 +489,17 @@ func TestExchangeRace(t *testing.T) {
 	sound(t, v, got["grabbed"])
 }
 
-// realDir opens whichever of the two names is the real folder now.
-func realDir(t *testing.T, names ...string) int {
-	for {
-		for _, n := range names {
-			if fd, err := unix.Open(n, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err == nil {
-				return fd
-			}
-		}
-		if t.Context().Err() != nil {
-			t.Fatal("no folder")
-		}
+// realPath returns which of two names is the folder now, and not the link.
+func realPath(a, b string) string {
+	if fi, err := os.Lstat(a); err == nil && fi.IsDir() {
+		return a
 	}
+	return b
 }
 
 // plant makes a file in a folder if there is none.
-func plant(t *testing.T, dir int, name string, content []byte) {
-	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o755)
+func plant(t *testing.T, dir *os.File, name string, content []byte) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o755)
 	if err != nil {
 		return
 	}

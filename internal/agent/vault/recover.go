@@ -39,6 +39,14 @@ type Recovered struct {
 // anything else is done with the vault, and may be called again. The error
 // says what is stuck; the rest was dealt with.
 func (v *Vault) Recover(ctx context.Context) ([]Recovered, error) {
+	all, err := v.recoverAll(ctx)
+	if v.cfg.ReadOnly || ctx.Err() != nil {
+		return all, err
+	}
+	return all, errors.Join(err, v.sweep())
+}
+
+func (v *Vault) recoverAll(ctx context.Context) ([]Recovered, error) {
 	if v.cfg.ReadOnly {
 		return nil, ErrReadOnly
 	}
@@ -64,7 +72,7 @@ func (v *Vault) Recover(ctx context.Context) ([]Recovered, error) {
 		v.cfg.Log.Warn("dealt with interrupted work", "item", id, "ended", r.Ended, "note", r.Note)
 		all = append(all, r)
 	}
-	return all, errors.Join(stuck, v.sweep())
+	return all, stuck
 }
 
 func (v *Vault) recover(ctx context.Context, id string) (Recovered, error) {

@@ -155,7 +155,7 @@ func (v *Vault) restoreTo(ctx context.Context, m *Manifest, content *os.File, t 
 		err = v.place(t.dir, f, tmp, in)
 	}
 	if err != nil {
-		return order.Restored{}, errors.Join(full(err), removeTmp(t.dir, tmp), v.closeIntent(m.ID))
+		return order.Restored{}, errors.Join(full(err), v.removeTmp(t.dir, tmp), v.closeIntent(m.ID))
 	}
 	v.cfg.Step("restore:linked")
 	return v.complete(m, in, f)
@@ -203,7 +203,10 @@ func (v *Vault) create(t target, m *Manifest) (f *os.File, tmp string, err error
 		return nil, "", err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	fd, err := unix.Openat(int(t.dir.Fd()), ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	fd, err := -1, error(unix.EOPNOTSUPP)
+	if !v.named {
+		fd, err = unix.Openat(int(t.dir.Fd()), ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	}
 	if err == nil {
 		return os.NewFile(uintptr(fd), t.base), "", nil
 	}
@@ -211,7 +214,8 @@ func (v *Vault) create(t target, m *Manifest) (f *os.File, tmp string, err error
 		return nil, "", fmt.Errorf("cannot make a file in %q: %w", order.TextOf(t.dir.Name()), err)
 	}
 	tmp = ".staunch-" + m.ID
-	if err := removeTmp(t.dir, tmp); err != nil {
+	// Left by a run that was killed: the name is this item's alone.
+	if err := unix.Unlinkat(int(t.dir.Fd()), tmp, 0); err != nil && !gone(err) {
 		return nil, "", err
 	}
 	fd, err = unix.Openat(int(t.dir.Fd()), tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -239,10 +243,18 @@ func (v *Vault) enterLifted(dir *os.File) (done func() error, err error) {
 }
 
 // removeTmp removes the hidden name of a file that was given up.
-func removeTmp(dir *os.File, tmp string) error {
+func (v *Vault) removeTmp(dir *os.File, tmp string) (err error) {
 	if tmp == "" {
 		return nil
 	}
+	if _, err := idAt(dir, tmp); gone(err) {
+		return nil
+	}
+	done, err := v.enterLifted(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
 	if err := unix.Unlinkat(int(dir.Fd()), tmp, 0); err != nil && !gone(err) {
 		return err
 	}
@@ -392,7 +404,7 @@ func (v *Vault) recoverRestore(in *Intent) (Ended, error) {
 	}
 	f, err := openFile(dir, first.base(), func(id inode.ID) bool { return id.Ino == in.Ino })
 	if gone(err) || errors.Is(err, ErrChanged) {
-		return Undone, errors.Join(removeTmp(dir, in.Staging.Name), v.closeIntent(in.ID))
+		return Undone, errors.Join(v.removeTmp(dir, in.Staging.Name), v.closeIntent(in.ID))
 	}
 	if err != nil {
 		return Stuck, err

@@ -79,6 +79,7 @@ type Vault struct {
 	recipients []age.Recipient
 	staging    *os.File // DIR/staging
 	unlock     func()
+	named      bool // set by a test: restore as on a file system without O_TMPFILE
 
 	// lift is held for reading while names are moved, and for writing while
 	// a folder's immutable or append-only flag is off: so nobody takes the
