@@ -230,7 +230,7 @@ func (s *Store) Waiting(ctx context.Context, after string, limit int) ([]string,
 
 // Overdue is action.Store's.
 func (s *Store) Overdue(ctx context.Context, now time.Time, limit int) ([]string, error) {
-	rows, err := s.reader(ctx).query("SELECT id FROM actions WHERE expires <= $1 AND status IN ('Pending', 'InProgress') ORDER BY expires LIMIT $2", now.UnixMicro(), within(limit))
+	rows, err := s.reader(ctx).query("SELECT id FROM actions WHERE expires <= $1 AND status NOT IN ('Succeeded', 'Failed', 'TimeOut', 'Cancelled') ORDER BY expires LIMIT $2", now.UnixMicro(), within(limit))
 	return collect(rows, err, scanString)
 }
 

@@ -19,7 +19,7 @@ const deviceRow = "seq, id, name, device_key, first_seen, last_seen, last_ip, va
 
 const selectDevice = "SELECT " + deviceRow + " FROM devices "
 
-var deviceList = list{table: "devices", columns: deviceRow}
+var deviceList = list{table: "devices", columns: deviceRow, only: "devices.revoked IS NULL"}
 
 func scanDevice(scan func(...any) error) (d device.Device, err error) {
 	var key []byte
@@ -40,13 +40,18 @@ func deviceArgs(d *device.Device) ([]any, error) {
 		return nil, err
 	}
 	label, _, _ := strings.Cut(d.Name, ".")
+	shown := device.Machine(*d, d.LastSeen) // filters find what the API shows
+	ip := ""
+	if shown.LastIPAddress != nil {
+		ip = *shown.LastIPAddress
+	}
 	instants(&d.FirstSeen, &d.LastSeen, &d.Revoked)
 	return []any{d.Name, label, []byte(d.Key), micros(d.LastSeen), d.LastIP, d.Value, d.GroupID, d.GroupName, micros(d.Revoked),
-			d.Facts.OSPlatform, d.Facts.OSVersion, d.Facts.Arch, d.Facts.AgentVersion, tags, facts},
+			shown.OSPlatform, shown.Version, shown.OSArchitecture, shown.AgentVersion, ip, tags, facts},
 		checkTexts(text{"device id", d.ID, maxName}, text{"device name", d.Name, maxName}, text{"last address", d.LastIP, maxName},
 			text{"device value", d.Value, maxName}, text{"group name", d.GroupName, maxName},
-			text{"platform", d.Facts.OSPlatform, maxName}, text{"OS version", d.Facts.OSVersion, maxName},
-			text{"architecture", d.Facts.Arch, maxName}, text{"agent version", d.Facts.AgentVersion, maxName})
+			text{"platform", shown.OSPlatform, maxName}, text{"OS version", shown.Version, maxName},
+			text{"agent version", shown.AgentVersion, maxName}, text{"device address", ip, maxName})
 }
 
 func tagsJSON(tags []string) (string, error) {
@@ -62,8 +67,8 @@ func tagsJSON(tags []string) (string, error) {
 }
 
 const insertDevice = `INSERT INTO devices (id, first_seen, name, label, device_key, last_seen, last_ip, value, group_id, group_name, revoked,
-	os_platform, os_version, arch, agent_version, tags, facts)
-	VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17) ON CONFLICT DO NOTHING RETURNING seq`
+	os_platform, os_version, architecture, agent_version, internal_ip, tags, facts)
+	VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18) ON CONFLICT DO NOTHING RETURNING seq`
 
 // Enroll is device.Store's. It sets d's Seq and Tags.
 func (s *Store) Enroll(ctx context.Context, secret [32]byte, d *device.Device, e audit.Entry) error {
@@ -154,7 +159,7 @@ func (s *Store) Devices(ctx context.Context, q odata.Query) ([]device.Device, in
 }
 
 const updateDevice = `UPDATE devices SET name = $2, label = $3, device_key = $4, last_seen = $5, last_ip = $6, value = $7, group_id = $8, group_name = $9,
-	revoked = $10, os_platform = $11, os_version = $12, arch = $13, agent_version = $14, tags = $15, facts = $16 WHERE seq = $1`
+	revoked = $10, os_platform = $11, os_version = $12, architecture = $13, agent_version = $14, internal_ip = $15, tags = $16, facts = $17 WHERE seq = $1`
 
 // ChangeDevice is device.Store's. A device's id and when it was first seen never change.
 func (s *Store) ChangeDevice(ctx context.Context, id string, change func(*device.Device) (*audit.Entry, error)) (d device.Device, err error) {

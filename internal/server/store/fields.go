@@ -10,20 +10,8 @@ import (
 	"staunch/internal/server/odata"
 )
 
-// ActiveFor is how long a device counts as Active after it was last seen.
-const ActiveFor = 7 * 24 * time.Hour
-
-// Health is a device's healthStatus at the time now.
-func Health(lastSeen, now time.Time) string {
-	if lastSeen.Before(activeSince(now)) {
-		return "Inactive"
-	}
-	return "Active"
-}
-
-// activeSince is cut to the minute, so that a list's SQL text, which holds it,
-// stays the same for that long.
-func activeSince(now time.Time) time.Time { return now.Truncate(time.Minute).Add(-ActiveFor) }
+// activeFor is package device's rule for healthStatus, said in SQL below.
+const activeFor = 7 * 24 * time.Hour
 
 // ActionFields are the properties by which actions may be filtered and ordered.
 func ActionFields() []odata.Field {
@@ -45,10 +33,11 @@ func ActionFields() []odata.Field {
 }
 
 // DeviceFields are the properties by which devices may be filtered and ordered
-// at the time now, from which their health follows.
+// at the time now, from which their health follows. Each has the value that
+// device.Machine shows; a test holds the two together.
 func DeviceFields(now time.Time) []odata.Field {
-	health := fmt.Sprintf("(CASE WHEN devices.last_seen >= %d THEN 'Active' ELSE 'Inactive' END)", activeSince(now).UnixMicro())
-	const null = "(CAST(NULL AS TEXT))"
+	health := fmt.Sprintf("(CASE WHEN devices.last_seen > %d THEN 'Active' ELSE 'Inactive' END)", now.Add(-activeFor).UnixMicro())
+	constant := func(v string) string { return "(CAST('" + v + "' AS TEXT))" }
 	return []odata.Field{
 		{Name: "id", Column: "devices.id", Type: odata.String},
 		{Name: "computerDnsName", Column: "devices.name", Type: odata.Folded},
@@ -58,14 +47,14 @@ func DeviceFields(now time.Time) []odata.Field {
 		{Name: "firstSeen", Column: "devices.first_seen", Type: odata.DateTime},
 		{Name: "healthStatus", Column: health, Type: odata.Folded, Values: []string{"Active", "Inactive"}},
 		{Name: "machineTags", Column: "(SELECT device_tags.tag AS value FROM device_tags WHERE device_tags.device = devices.id)", Type: odata.Strings},
-		{Name: "deviceValue", Column: "devices.value", Type: odata.Folded},
+		{Name: "deviceValue", Column: "(CASE WHEN devices.value = '' THEN 'Normal' ELSE devices.value END)", Type: odata.Folded},
 		{Name: "rbacGroupId", Column: "devices.group_id", Type: odata.Number},
-		{Name: "onboardingStatus", Column: "(CAST('Onboarded' AS TEXT))", Type: odata.Folded},
-		{Name: "lastIpAddress", Column: "nullif(devices.last_ip, '')", Type: odata.String},
-		{Name: "aadDeviceId", Column: null, Type: odata.String},
-		{Name: "riskScore", Column: null, Type: odata.Folded},
-		{Name: "exposureLevel", Column: null, Type: odata.Folded},
+		{Name: "onboardingStatus", Column: constant("Onboarded"), Type: odata.Folded},
+		{Name: "lastIpAddress", Column: "nullif(devices.internal_ip, '')", Type: odata.String},
+		{Name: "aadDeviceId", Column: "(CAST(NULL AS TEXT))", Type: odata.String},
+		{Name: "riskScore", Column: constant("None"), Type: odata.Folded},
+		{Name: "exposureLevel", Column: constant("None"), Type: odata.Folded},
 		{Name: "agentVersion", Column: "devices.agent_version", Type: odata.Folded},
-		{Name: "osArchitecture", Column: "(CASE WHEN devices.arch IN ('x86', 'arm') THEN '32-bit' ELSE '64-bit' END)", Type: odata.Folded, Values: []string{"32-bit", "64-bit"}},
+		{Name: "osArchitecture", Column: "devices.architecture", Type: odata.Folded, Values: []string{"32-bit", "64-bit"}},
 	}
 }

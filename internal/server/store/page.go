@@ -25,6 +25,7 @@ func within(limit int) int { return min(max(limit, 0), maxRows) }
 type list struct {
 	table   string
 	columns string // of the SELECT
+	only    string // a condition that all of it fulfils, or ""
 }
 
 // page compiles q into the SELECT of one page, newest first where it does not
@@ -32,7 +33,7 @@ type list struct {
 // in the direction of the last term, so that an index on (column, seq) serves both.
 func (l list) page(q odata.Query) (string, []any) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "SELECT %s FROM %s%s ORDER BY ", l.columns, l.table, where(q))
+	fmt.Fprintf(&b, "SELECT %s FROM %s%s ORDER BY ", l.columns, l.table, l.where(q))
 	direction := " DESC"
 	for _, o := range q.Order {
 		b.WriteString(o.Column + term(o) + ", ")
@@ -61,11 +62,16 @@ func term(o odata.Order) string {
 	return " ASC"
 }
 
-func where(q odata.Query) string {
-	if q.Where == "" {
+func (l list) where(q odata.Query) string {
+	switch {
+	case q.Where == "" && l.only == "":
 		return ""
+	case q.Where == "":
+		return " WHERE " + l.only
+	case l.only == "":
+		return " WHERE (" + q.Where + ")"
 	}
-	return " WHERE (" + q.Where + ")"
+	return " WHERE " + l.only + " AND (" + q.Where + ")"
 }
 
 // readPage reads a page and, when q asks for it, the count of all that match.
@@ -84,7 +90,7 @@ func readPage[T any](ctx context.Context, s *Store, l list, q odata.Query, scan 
 	r := snapshotReader{ctx, snapshot}
 	var count int64
 	if q.Count {
-		if err := r.row("SELECT count(*) FROM "+l.table+where(q), q.Args...).Scan(&count); err != nil {
+		if err := r.row("SELECT count(*) FROM "+l.table+l.where(q), q.Args...).Scan(&count); err != nil {
 			return nil, 0, fmt.Errorf("cannot count %s: %w", l.table, err)
 		}
 	}

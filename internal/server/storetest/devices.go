@@ -3,6 +3,7 @@
 package storetest
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -12,10 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"staunch/api"
+	"staunch/internal/order"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/device"
 	"staunch/internal/server/issuer"
+	"staunch/internal/server/odata"
 )
 
 func testEnroll(t *testing.T, _ *Harness, s Store) {
@@ -147,10 +150,23 @@ func testDeviceLists(t *testing.T, h *Harness, s Store) {
 		names[enroll(t, s, d, tags...).ID] = name
 	}
 	add("a", now, nil, "finance", "Laptop")
-	add("b", now.Add(-8*24*time.Hour), func(d *device.Device) { d.Facts.OSPlatform, d.GroupID = "Ubuntu", 3 }, "finance")
-	add("c", now.Add(-6*24*time.Hour), func(d *device.Device) { d.Value, d.LastIP, d.Facts.Arch = "High", "", "arm" })
+	add("b", now.Add(-7*24*time.Hour), func(d *device.Device) { d.Facts.OSPlatform, d.GroupID = "Ubuntu", 3 }, "finance")
+	add("c", now.Add(time.Microsecond-7*24*time.Hour), func(d *device.Device) { d.Value, d.Facts.Addresses, d.Facts.Arch = "High", nil, "arm" })
+	add("gone", now, func(d *device.Device) { d.Revoked = now }, "finance")
+	list := func(options ...string) (string, int64) {
+		t.Helper()
+		got, count, err := s.Devices(t.Context(), query(t, h.DeviceFields(now), options...))
+		if err != nil {
+			t.Errorf("%q: %v", options, err)
+		}
+		var found []string
+		for _, d := range got {
+			found = append(found, names[d.ID])
+		}
+		return strings.Join(found, " "), count
+	}
 	for _, test := range []struct{ filter, want string }{
-		{"", "c b a"},
+		{"id ne ''", "c b a"},
 		{"healthStatus eq 'active'", "c a"},
 		{"healthStatus ne 'Active'", "b"},
 		{"machineTags/any(t: t eq 'finance')", "b a"},
@@ -161,36 +177,78 @@ func testDeviceLists(t *testing.T, h *Harness, s Store) {
 		{"deviceValue eq 'high' or computerDnsName eq 'A'", "c a"},
 		{"lastIpAddress eq null", "c"},
 		{"lastIpAddress eq '10.0.0.7'", "b a"},
-		{"aadDeviceId eq null and riskScore ne 'High' and exposureLevel eq null", "c b a"},
-		{"riskScore eq 'High'", ""},
+		{"aadDeviceId eq null and riskScore ne 'High' and exposureLevel eq 'none'", "c b a"},
+		{"riskScore eq 'High' or aadDeviceId ne null", ""},
 		{"onboardingStatus eq 'onboarded' and version eq '12' and agentVersion eq '1.0'", "c b a"},
 		{"osArchitecture eq '64-bit'", "b a"},
-		{"lastSeen gt 2026-11-24Z", "c a"},
+		{"lastSeen gt 2026-11-24T10:00:00.123456Z", "c a"},
 		{"firstSeen le 2026-11-24Z and startswith(computerDnsName,'B')", "b"},
 	} {
-		options := []string{"$count", "true"}
-		if test.filter != "" {
-			options = append(options, "$filter", test.filter)
-		}
-		got, count, err := s.Devices(t.Context(), query(t, h.DeviceFields(now), options...))
-		if err != nil {
-			t.Errorf("%s: %v", test.filter, err)
-			continue
-		}
-		var list []string
-		for _, d := range got {
-			list = append(list, names[d.ID])
-		}
-		if have := strings.Join(list, " "); have != test.want || int(count) != len(list) {
-			t.Errorf("%s: %q (count %d), want %q", test.filter, have, count, test.want)
+		got, count := list("$filter", test.filter, "$count", "true")
+		if got != test.want || int(count) != len(strings.Fields(test.want)) {
+			t.Errorf("%s: %q (count %d), want %q", test.filter, got, count, test.want)
 		}
 	}
-	for _, order := range []string{"healthStatus,lastSeen desc", "aadDeviceId,riskScore desc", "onboardingStatus", "osArchitecture desc"} {
-		got, _, err := s.Devices(t.Context(), query(t, h.DeviceFields(now), "$orderby", order))
-		if err != nil || len(got) != 3 {
-			t.Errorf("$orderby=%s: %d devices, %v", order, len(got), err)
+	for _, test := range []struct{ order, want string }{
+		{"", "c b a"}, {"healthStatus,lastSeen desc", "a c b"}, {"aadDeviceId,riskScore desc", "c b a"}, {"onboardingStatus asc", "a b c"}, {"lastIpAddress,computerDnsName desc", "c b a"},
+	} {
+		options := []string{"$top", "5"}
+		if test.order != "" {
+			options = append(options, "$orderby", test.order)
+		}
+		if got, _ := list(options...); got != test.want {
+			t.Errorf("$orderby=%s: %q, want %q", test.order, got, test.want)
 		}
 	}
+}
+
+// testFieldsAgree takes each property of each device as the API shows it and
+// finds the device by it: a filter must not disagree with what people see.
+func testFieldsAgree(t *testing.T, h *Harness, s Store) {
+	now := start.Add(8 * 24 * time.Hour)
+	for i, change := range []func(*device.Device){
+		func(*device.Device) {},
+		func(d *device.Device) { d.Facts = order.Facts{}; d.Value = ""; d.LastIP = "" },
+		func(d *device.Device) { d.LastSeen = now.Add(-7 * 24 * time.Hour) },
+		func(d *device.Device) { d.LastSeen = now.Add(time.Microsecond - 7*24*time.Hour); d.Facts.Arch = "x86" },
+		func(d *device.Device) {
+			d.Facts.Addresses = []order.Address{{IP: "127.0.0.1", Up: true}, {IP: "fd00::7", Up: true}, {IP: "10.1.1.1"}}
+			d.GroupID, d.Value = 9, "High"
+		},
+	} {
+		d := NewDevice(fmt.Sprint("host", i))
+		change(d)
+		enroll(t, s, d, fmt.Sprint("tag", i))
+		encoded, err := json.Marshal(device.Machine(*d, now))
+		must(t, err)
+		var shown map[string]any
+		must(t, json.Unmarshal(encoded, &shown))
+		for _, f := range h.DeviceFields(now) {
+			value, ok := shown[f.Name]
+			if !ok {
+				t.Errorf("the API shows no %s", f.Name)
+				continue
+			}
+			filter := fmt.Sprintf("%s eq %s", f.Name, literal(f, value))
+			if f.Type == odata.Strings {
+				filter = fmt.Sprintf("%s/any(t: t eq '%v')", f.Name, value.([]any)[0])
+			}
+			got, _, err := s.Devices(t.Context(), query(t, h.DeviceFields(now), "$filter", filter+" and id eq '"+d.ID+"'"))
+			if err != nil || len(got) != 1 {
+				t.Errorf("device %d, $filter=%s: found %d, %v", i, filter, len(got), err)
+			}
+		}
+	}
+}
+
+func literal(f odata.Field, value any) string {
+	switch {
+	case value == nil:
+		return "null"
+	case f.Type == odata.String || f.Type == odata.Folded:
+		return "'" + strings.ReplaceAll(fmt.Sprint(value), "'", "''") + "'"
+	}
+	return fmt.Sprint(value)
 }
 
 func testApps(t *testing.T, _ *Harness, s Store) {

@@ -94,6 +94,7 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"device changes", testDeviceChange},
 		{"devices by name", testDevicesNamed},
 		{"lists of devices", testDeviceLists},
+		{"filters of devices agree with what is shown", testFieldsAgree},
 		{"apps", testApps},
 		{"settings", testSettings},
 		{"text that cannot be kept is refused", testBadText},
@@ -181,8 +182,9 @@ func Entry(op audit.Operation, target string) audit.Entry {
 func NewDevice(name string) *device.Device {
 	pub, _, _ := ed25519.GenerateKey(nil) // never fails
 	return &device.Device{
-		ID: newHex(20), Name: name, Key: pub, FirstSeen: start, LastSeen: start, LastIP: "10.0.0.7", Value: "Normal",
-		Facts: order.Facts{Hostname: "host", OS: "linux", OSPlatform: "Debian", OSVersion: "12", Arch: "x64", AgentVersion: "1.0", Can: []order.Kind{order.StopAndQuarantine}},
+		ID: newHex(20), Name: name, Key: pub, FirstSeen: start, LastSeen: start, LastIP: "198.51.100.9", Value: "Normal",
+		Facts: order.Facts{Hostname: "host", OS: "linux", OSPlatform: "Debian", OSVersion: "12", Arch: "x64", AgentVersion: "1.0",
+			Addresses: []order.Address{{IP: "10.0.0.7", Type: "Ethernet", Up: true}}, Can: []order.Kind{order.StopAndQuarantine}},
 	}
 }
 

@@ -47,7 +47,9 @@ CREATE UNIQUE INDEX actions_active ON actions (active_key) WHERE status IN ('Pen
 -- that is open, however many actions there are.
 CREATE INDEX actions_outbox         ON actions (seq)             WHERE NOT acknowledged;
 CREATE INDEX actions_outbox_machine ON actions (machine_id, seq) WHERE NOT acknowledged;
-CREATE INDEX actions_expiry         ON actions (expires)         WHERE status IN ('Pending', 'InProgress');
+
+-- NOT IN, so that SQLite does not take the index on status for it.
+CREATE INDEX actions_expiry ON actions (expires) WHERE status NOT IN ('Succeeded', 'Failed', 'TimeOut', 'Cancelled');
 
 -- Lists: newest first among equals. lower() where they compare without regard to case.
 CREATE INDEX actions_status    ON actions (status, seq);
@@ -64,15 +66,16 @@ CREATE TABLE devices (
     device_key    ${BLOB}  NOT NULL,
     first_seen    BIGINT   NOT NULL,
     last_seen     BIGINT   NOT NULL,
-    last_ip       ${TEXT}  NOT NULL,
+    last_ip       ${TEXT}  NOT NULL, -- where its link comes from
     value         ${TEXT}  NOT NULL,
     group_id      BIGINT   NOT NULL,
     group_name    ${TEXT}  NOT NULL,
     revoked       BIGINT,
-    os_platform   ${TEXT}  NOT NULL, -- this and the next three: from facts, to be filtered on
+    os_platform   ${TEXT}  NOT NULL, -- this and the next four: as the API shows them, to be filtered on
     os_version    ${TEXT}  NOT NULL,
-    arch          ${TEXT}  NOT NULL,
+    architecture  ${TEXT}  NOT NULL,
     agent_version ${TEXT}  NOT NULL,
+    internal_ip   ${TEXT}  NOT NULL,
     tags          ${TEXT}  NOT NULL, -- JSON; device_tags is its index
     facts         ${TEXT}  NOT NULL  -- JSON
 );
