@@ -3,7 +3,6 @@
 package vault
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"staunch/internal/durable"
@@ -224,118 +222,4 @@ func (c *checker) staged(path, name string) {
 		what = "a file that could not be put back, because its folder was gone or replaced"
 	}
 	c.found("", path, what, "look what it is and move it where it belongs", nil)
-}
-
-// modes checks that nobody else can read or run what lies here.
-func (c *checker) modes(context.Context) error {
-	return filepath.WalkDir(c.v.dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && d.Name() == "restored" {
-			return fs.SkipDir // files as they were, modes included; the folder is closed by the one above
-		}
-		if d.IsDir() && d.Name() == "staging" {
-			return c.mode(path, d, fs.SkipDir)
-		}
-		return c.mode(path, d, nil)
-	})
-}
-
-func (c *checker) mode(path string, d fs.DirEntry, then error) error {
-	fi, err := d.Info()
-	if errors.Is(err, fs.ErrNotExist) {
-		return then
-	}
-	if err != nil {
-		return err
-	}
-	want := fs.FileMode(0o600)
-	if d.IsDir() {
-		want = 0o700
-	}
-	if d.Type()&fs.ModeSymlink != 0 || fi.Mode().Perm() == want {
-		return then // a link leads nowhere: nothing here follows it
-	}
-	c.found("", path, fmt.Sprintf("its mode is %04o, so others may get at it or run it", fi.Mode().Perm()), fmt.Sprintf("run chmod %o on it", want), func() (string, error) {
-		return fmt.Sprintf("its mode is %04o now", want), os.Chmod(path, want)
-	})
-	return then
-}
-
-// stagings looks into this vault's staging folders on the other local file
-// systems. Network and user-space ones are passed by: they may not answer.
-func (c *checker) stagings(context.Context) error {
-	points, err := localMounts()
-	if err != nil {
-		c.found("", "/proc/self/mountinfo", "cannot see which file systems are mounted: "+err.Error(), "mount /proc and check again", nil)
-		return nil
-	}
-	for _, p := range points {
-		dir := filepath.Join(p, c.v.mountStageName())
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			continue // the usual case: there is none
-		}
-		for _, e := range entries {
-			id, _, _ := strings.Cut(e.Name(), ".")
-			if !c.v.claimed(id) && !c.v.intended(id) {
-				c.staged(filepath.Join(dir, e.Name()), e.Name())
-			}
-		}
-	}
-	return nil
-}
-
-// localMounts reads the mount points of local file systems, proc(5).
-func localMounts() ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // read only
-	var points []string
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if p, ok := mountPoint(lines.Text()); ok && !slices.Contains(points, p) {
-			points = append(points, p)
-		}
-	}
-	return points, lines.Err()
-}
-
-// mountPoint reads one line: "36 35 98:0 /root /point opts… - type source opts".
-func mountPoint(line string) (string, bool) {
-	head, tail, ok := strings.Cut(line, " - ")
-	fields := strings.Fields(head)
-	kind, _, _ := strings.Cut(tail, " ")
-	if !ok || len(fields) < 5 {
-		return "", false
-	}
-	for _, far := range []string{"nfs", "cifs", "smb", "fuse", "9p", "autofs", "afs", "ceph", "proc", "sysfs", "cgroup"} {
-		if strings.HasPrefix(kind, far) {
-			return "", false
-		}
-	}
-	return unescape(fields[4]), true
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

@@ -236,29 +236,6 @@ func (g *Grabbed) moveTo(f *os.File, s *stage) (err error) {
 	return errors.Join(err, lockInode(int(g.parent.Fd()), first.Parent.Flags))
 }
 
-// enterParent waits until names in a folder may be moved. Where its flags must
-// be lifted for that, nobody else moves names anywhere meanwhile.
-func (v *Vault) enterParent(dir *os.File, p *Parent) (done func(), err error) {
-	v.lift.RLock()
-	now, err := parentOf(dir)
-	if err == nil && now.Flags&locks == 0 {
-		p.Flags = now.Flags
-		return v.lift.RUnlock, nil
-	}
-	v.lift.RUnlock()
-	if err != nil {
-		return nil, err
-	}
-	v.lift.Lock()
-	now, err = parentOf(dir)
-	if err != nil {
-		v.lift.Unlock()
-		return nil, err
-	}
-	p.Flags = now.Flags
-	return v.lift.Unlock, nil
-}
-
 // check opens what was grabbed and reads it again. Whatever is wrong, what was
 // grabbed goes back at once.
 func (g *Grabbed) check(ctx context.Context, f *os.File, want func(filehash.Sum) bool) error {
@@ -289,43 +266,5 @@ func (g *Grabbed) check(ctx context.Context, f *os.File, want func(filehash.Sum)
 		return errors.Join(err, g.giveBack(file))
 	}
 	g.v.cfg.Step("grab:checked")
-	return nil
-}
-
-// lease asks the kernel for a read lease: it is granted only if nobody has the
-// file open for writing, and stands only as long as nobody opens it so. Not
-// every file system and user gets one; then contents are compared instead.
-func lease(f *os.File) bool {
-	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
-	return err == nil
-}
-
-// unchanged reports whether the staged file still has the content it was
-// checked to have.
-func (g *Grabbed) unchanged(ctx context.Context) error {
-	if g.leased {
-		// While a breaker waits, F_GETLEASE says what the lease must become.
-		if have, err := unix.FcntlInt(g.file.Fd(), unix.F_GETLEASE, 0); err == nil && have == unix.F_RDLCK {
-			return nil
-		}
-		// Somebody opens it for writing. To open it is not yet to change it:
-		// else a file could be kept from ever being taken by opening it.
-		g.leased = false
-	}
-	now, err := inode.Of(g.file)
-	if err != nil {
-		return err
-	}
-	// The content decides, never the times: they can be set, and a mapping
-	// writes without touching them.
-	var sum filehash.Sum
-	if now.Size == g.stat.Size {
-		if sum, err = hashFile(ctx, g.file, now.Size); err != nil {
-			return err
-		}
-	}
-	if sum != g.sum {
-		return fmt.Errorf("%w: somebody wrote to it", ErrChanged)
-	}
 	return nil
 }

@@ -141,7 +141,7 @@ func writeMeta(f *os.File, m *Meta) (lost []string) {
 		}
 	}
 	// Before the mode: without privileges a read-only file takes none any more.
-	lose2 := func(want func(string) bool) {
+	set := func(want func(string) bool) {
 		for _, x := range m.Xattrs {
 			if name, err := x.Name.Bytes(); err != nil {
 				lose("attribute "+string(x.Name), err)
@@ -150,10 +150,10 @@ func writeMeta(f *os.File, m *Meta) (lost []string) {
 			}
 		}
 	}
-	lose2(func(name string) bool { return name != aclAccess && name != capability })
+	set(func(name string) bool { return name != aclAccess && name != capability })
 	lose(fmt.Sprintf("mode %04o", mode), unix.Fchmod(fd, mode))
-	lose2(func(name string) bool { return name == aclAccess })
-	lose2(func(name string) bool { return name == capability })
+	set(func(name string) bool { return name == aclAccess })
+	set(func(name string) bool { return name == capability })
 	lose("times", setTimes(fd, m.Atime, m.Mtime))
 	return lost
 }

@@ -6,14 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"staunch/internal/agent/inode"
-	"staunch/internal/durable"
 	"staunch/internal/order"
 )
 
@@ -210,142 +205,36 @@ func (v *Vault) settleName(in *Intent, n int, name Name, s *stage, id inode.ID) 
 	return errors.Join(err, done(), lockInode(int(dir.Fd()), name.Parent.Flags))
 }
 
-// undo puts a staged file back, or, where it never left its place or is there
-// again, its flags; then it drops the item.
-func (v *Vault) undo(in *Intent, s *stage, file *os.File, staged bool) (Ended, string, error) {
-	parent, err := v.sameParent(in.Names[0])
-	if err != nil {
-		return Stuck, "", err
-	}
-	if parent != nil {
-		defer parent.Close() //nolint:errcheck // read only
-	}
-	note := ""
-	if staged {
-		err = v.giveBack(in, s, parent, file)
-		var elsewhere *ElsewhereError
-		if errors.As(err, &elsewhere) {
-			note, err = elsewhere.Error(), nil
-		}
-	} else if parent != nil {
-		note, err = v.relock(in, parent)
-	} else {
-		note = "its folder is gone or was replaced, and nothing of it is in staging"
-	}
-	if err != nil {
-		return Stuck, "", err
-	}
-	if note == missing {
-		// Whatever was sealed may be all that is left of it: fsck shows it.
-		return Undone, note, v.closeIntent(in.ID)
-	}
-	return Undone, note, errors.Join(v.drop(in.ID), v.closeIntent(in.ID))
-}
-
-const missing = "somebody else removed the file meanwhile; what had been sealed of it was kept"
-
-// relock gives a file that is in its place, and its folder, the flags they had.
-func (v *Vault) relock(in *Intent, parent *os.File) (note string, err error) {
+// recoverRestore finishes a restore whose file has its first name, and undoes
+// one whose file has none.
+func (v *Vault) recoverRestore(in *Intent) (Ended, error) {
 	first := in.Names[0]
-	file, err := openFile(parent, first.base(), func(id inode.ID) bool { return id.Ino == in.Ino })
-	switch {
-	case err == nil:
-		defer file.Close() //nolint:errcheck // read only
-		if in.Staging.Kind == inParent {
-			err = restoreMode(file, in.Mode)
-		}
-		err = errors.Join(err, lockInode(int(file.Fd()), in.Flags))
-	case gone(err), errors.Is(err, ErrChanged):
-		note, err = missing, nil
+	dir, err := v.sameParent(first)
+	if err != nil {
+		return Stuck, err
 	}
-	return note, errors.Join(err, lockInode(int(parent.Fd()), first.Parent.Flags), syncDir(parent))
-}
-
-// relockParents gives the folders of all names the flags they had.
-func (v *Vault) relockParents(in *Intent) error {
-	for _, n := range in.Names {
-		if n.Parent.Flags&locks == 0 {
-			continue
-		}
-		dir, err := v.sameParent(n)
-		if err != nil {
-			return err
-		}
-		if dir == nil {
-			continue
-		}
-		err = lockInode(int(dir.Fd()), n.Parent.Flags)
-		_ = dir.Close() // read only
-		if err != nil {
-			return err
-		}
+	if dir == nil {
+		return Undone, v.closeIntent(in.ID)
 	}
-	return nil
-}
-
-// sameParent opens the folder of a name if it is still the one it was, else it
-// returns nil.
-func (v *Vault) sameParent(n Name) (*os.File, error) {
-	dir, err := openDir(n.dir())
-	if gone(err) || errors.Is(err, unix.ELOOP) {
-		return nil, nil
+	defer dir.Close() //nolint:errcheck // read only
+	if err := v.relockParents(in); err != nil {
+		return Stuck, err
+	}
+	f, err := openFile(dir, first.base(), func(id inode.ID) bool { return id.Ino == in.Ino })
+	if gone(err) || errors.Is(err, ErrChanged) {
+		return Undone, errors.Join(v.removeTmp(dir, in.Staging.Name), v.closeIntent(in.ID))
 	}
 	if err != nil {
-		return nil, err
+		return Stuck, err
 	}
-	now, err := parentOf(dir)
-	if err == nil && now.same(n.Parent) {
-		return dir, nil
-	}
-	_ = dir.Close() // read only
-	return nil, err
-}
-
-// sweep removes what no intent speaks of and no item needs: half-written
-// temporary files, and the content of purged items.
-func (v *Vault) sweep() error {
-	var all error
-	for _, folder := range []string{"tmp", "intents", "items", "."} {
-		entries, err := os.ReadDir(v.path(folder))
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			id, _, _ := strings.Cut(e.Name(), ".")
-			ours := strings.HasPrefix(e.Name(), ".") && strings.Contains(e.Name(), ".tmp-") || folder == "tmp" && !v.claimed(id) && !v.intended(id)
-			if ours && !v.working() {
-				if err := os.Remove(v.path(folder, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					all = errors.Join(all, err)
-				}
-			}
-		}
-	}
-	return errors.Join(all, v.sweepPurged())
-}
-
-func (v *Vault) intended(id string) bool {
-	_, err := os.Lstat(v.intentPath(id))
-	return err == nil
-}
-
-// working reports whether this process works on an item now.
-func (v *Vault) working() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return len(v.busy) > 0
-}
-
-func (v *Vault) sweepPurged() error {
-	ids, err := v.ids("items", ".age")
+	defer f.Close() //nolint:errcheck // read only
+	m, err := v.load(in.ID)
 	if err != nil {
-		return err
+		return Stuck, err
 	}
-	for _, id := range ids {
-		if m, err := v.load(id); err == nil && m.State == Purged {
-			if err := durable.Remove(v.contentPath(id)); err != nil {
-				return err
-			}
-		}
+	if last := len(m.History) - 1; last >= 0 && m.History[last].State == Restored && !m.History[last].Time.Before(in.Began) {
+		return Finished, v.closeIntent(in.ID) // it was written down
 	}
-	return nil
+	_, err = v.complete(m, in, f)
+	return Finished, err
 }

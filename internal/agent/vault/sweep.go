@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vault
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+
+	"staunch/internal/durable"
+)
+
+// sweep removes what no intent speaks of and no item needs: half-written
+// temporary files, and the content of purged items.
+func (v *Vault) sweep() error {
+	var all error
+	for _, folder := range []string{"tmp", "intents", "items", "."} {
+		entries, err := os.ReadDir(v.path(folder))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			id, _, _ := strings.Cut(e.Name(), ".")
+			ours := strings.HasPrefix(e.Name(), ".") && strings.Contains(e.Name(), ".tmp-") || folder == "tmp" && !v.claimed(id) && !v.intended(id)
+			if ours && !v.working() {
+				if err := os.Remove(v.path(folder, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					all = errors.Join(all, err)
+				}
+			}
+		}
+	}
+	return errors.Join(all, v.sweepPurged())
+}
+
+func (v *Vault) intended(id string) bool {
+	_, err := os.Lstat(v.intentPath(id))
+	return err == nil
+}
+
+// working reports whether this process works on an item now.
+func (v *Vault) working() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.busy) > 0
+}
+
+func (v *Vault) sweepPurged() error {
+	ids, err := v.ids("items", ".age")
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if m, err := v.load(id); err == nil && m.State == Purged {
+			if err := durable.Remove(v.contentPath(id)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
