@@ -29,7 +29,7 @@ import (
 // a slot is there whole or not at all.
 const (
 	slotSize = 112
-	maxSlots = 1 << 20
+	maxSlots = 1 << 18
 
 	slotFree    = 0
 	slotContent = 1

@@ -29,6 +29,7 @@ type Client struct {
 	conn *conn
 	stop func() error // of a local gate; may be nil
 
+	close    func() error // end, once
 	seq      atomic.Uint64
 	lost     atomic.Uint64
 	refusals chan Refusal
@@ -67,6 +68,7 @@ func newClient(cn *conn, stop func() error) (*Client, error) {
 		conn: cn, stop: stop, refusals: make(chan Refusal, maxRefused), done: make(chan struct{}),
 		replies: map[uint64]chan message{},
 	}
+	c.close = sync.OnceValue(c.end)
 	c.seq.Store(rand.Uint64() >> 1) // so that no reply to a worker before us fits
 	go c.read()
 	if err := c.exemptSelf(); err != nil {
@@ -140,8 +142,10 @@ func (c *Client) Status() (Status, error) {
 func (c *Client) Refusals() <-chan Refusal { return c.refusals }
 
 // Close ends the connection, and the gate with all its rules if it is a local
-// one.
-func (c *Client) Close() error {
+// one. It may be called again, for the same result.
+func (c *Client) Close() error { return c.close() }
+
+func (c *Client) end() error {
 	err := c.conn.close()
 	<-c.done
 	if c.stop != nil {

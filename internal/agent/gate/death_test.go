@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
@@ -527,5 +528,64 @@ func TestWriter(t *testing.T) {
 	mustRun(t, prog)
 	if s := mustStatus(t, c); s.Writers != 1 {
 		t.Errorf("status: %+v", s)
+	}
+}
+
+// A closed client leaves no goroutine and no process, and says that it is closed.
+func TestClose(t *testing.T) {
+	dir := scratch(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	c, err := StartLocal(LocalConfig{Settings: Settings{Under: []string{dir}}, GateArgs: []string{"test-gate"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prog := program(t, dir+"/prog")
+	if err := c.DenyFile(open(t, prog), "x"); err != nil {
+		t.Fatal(err)
+	}
+	keeper := childOf(t, os.Getpid(), roleKeeper)
+	fuse(t, keeper)
+	gate := gatePID(t, keeper, 0)
+	for range 2 {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, ok := <-c.Refusals(); ok {
+		t.Error("a refusal that never was")
+	}
+	if _, err := c.Status(); err == nil || !strings.Contains(err.Error(), "the connection is closed") {
+		t.Errorf("after Close: %v", err)
+	}
+	eventually(t, func() bool { return gone(gate) && gone(keeper) })
+	mustRun(t, prog)
+}
+
+// A supervisor that is killed takes its gate along; the client hears of it.
+func TestLocalSupervisorDies(t *testing.T) {
+	dir := scratch(t)
+	c, err := StartLocal(LocalConfig{Settings: Settings{Under: []string{dir}}, GateArgs: []string{"test-gate"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prog := program(t, dir+"/prog")
+	denyAll(t, c, prog)
+	keeper := childOf(t, os.Getpid(), roleKeeper)
+	fuse(t, keeper)
+	gate := gatePID(t, keeper, 0)
+	if err := syscall.Kill(gate, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	waiting := background(prog)
+	if err := syscall.Kill(keeper, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = result(t, waiting) // judged just before, or let go
+	eventually(t, func() bool { return gone(gate) })
+	mustRun(t, prog)
+	for range c.Refusals() { // ends, as the connection has
+	}
+	if err := c.Close(); err == nil || !strings.Contains(err.Error(), "ended badly") {
+		t.Errorf("Close: %v", err)
 	}
 }

@@ -71,6 +71,7 @@ type gate struct {
 	cover  *coverage
 	keeper *conn
 	worker *conn
+	tidy   *time.Timer // collects garbage once the worker has been quiet for a while
 }
 
 func serveGate() error {
@@ -112,7 +113,7 @@ func serveGate() error {
 func calm() {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(96 << 20)
+	debug.SetMemoryLimit(48 << 20) // several times what it holds with a full book of rules
 	// A thread in a blocking call must never be the one that kept the answer
 	// from being computed, also on a machine with one core.
 	runtime.GOMAXPROCS(max(4, runtime.NumCPU()))
@@ -124,7 +125,7 @@ func calm() {
 }
 
 func inheritGate() (*gate, error) {
-	g := &gate{fan: group{fd: gateGroupFD}}
+	g := &gate{fan: group{fd: gateGroupFD}, tidy: time.AfterFunc(time.Hour, debug.FreeOSMemory)}
 	if err := json.Unmarshal([]byte(os.Getenv(envSettings)), &g.set); err != nil {
 		return nil, fmt.Errorf("cannot read the gate's settings: %w", err)
 	}
@@ -219,6 +220,9 @@ func (g *gate) serveWorker() error {
 				reply.Error = err.Error()
 			}
 			closeFile(f)
+			if m.Op != opStatus {
+				g.tidy.Reset(time.Second)
+			}
 			if err := g.worker.send(reply); err != nil {
 				g.note("cannot answer the worker: " + err.Error())
 			}
