@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"staunch/internal/agent/inode"
+	"staunch/internal/filehash"
+	"staunch/internal/order"
+)
+
+// SearchConfig says what to search for, and where.
+type SearchConfig struct {
+	Roots    []string                 // folders or files; empty: every local file system
+	Skip     []string                 // folders left out, by identity: the agent's own; may not exist
+	Hash     filehash.Hash            // required
+	Size     int64                    // of the content in bytes, which spares nearly all reading; -1: not known
+	Workers  int                      // 0: one per processor
+	Progress func(files, bytes int64) // called now and then from one goroutine; nil: nobody asks
+	Log      *slog.Logger             // nil: silent
+}
+
+// Result is what a search found, and how far its word goes.
+type Result struct {
+	Copies     []Copy   // the caller closes their files
+	Covered    []string // the roots that were searched
+	NotCovered []string // "path: reason", where files may be that were not seen
+	Skipped    []string // "path: reason", where there are none to see, or only the agent's
+	Watched    bool     // names that moved while the search ran were followed
+	Files      int64    // names looked at
+	Bytes      int64    // read and hashed
+}
+
+// Close closes the files of all copies.
+func (r *Result) Close() {
+	for _, c := range r.Copies {
+		_ = c.File.Close() // read only
+	}
+}
+
+// Search looks at every regular file below the roots. It returns an error only
+// when a root cannot be searched at all or ctx is done; single files and
+// folders that cannot be read are gaps in the result.
+func Search(ctx context.Context, cfg SearchConfig) (res Result, err error) {
+	switch {
+	case cfg.Hash.IsZero():
+		return res, errors.New("cannot search: no hash given; name the content by SHA-1 or SHA-256")
+	case cfg.Size > sizeLimit:
+		return res, fmt.Errorf("cannot search for a file of %d bytes: it is %w", cfg.Size, errTooLarge)
+	}
+	s, err := newSearch(cfg)
+	if err != nil {
+		return res, fmt.Errorf("cannot search: %w", err)
+	}
+	defer s.watches.close()
+	stop := s.reportProgress()
+	err = s.run(ctx)
+	if err == nil {
+		err = s.linkNames(ctx)
+	}
+	stop()
+	res = s.result()
+	if err != nil {
+		res.Close()
+		return Result{}, fmt.Errorf("cannot search: %w", err)
+	}
+	return res, nil
+}
+
+// copyLimit bounds the copies of one search: each is an open descriptor. Content
+// that more files share is no malware but part of everything, like the empty file.
+const copyLimit = 4096
+
+// search is one search under way.
+type search struct {
+	cfg     SearchConfig
+	mounts  []mount
+	skip    map[inode.ID]bool
+	layers  map[inode.ID]layer
+	walk    *walker
+	roots   []work
+	watches watches
+	across  bool // walk into local file systems mounted below: only where roots are named
+
+	files, bytes atomic.Int64
+
+	mu    sync.Mutex // guards what follows
+	seen  map[inode.ID]*verdict
+	gaps  []string
+	lost  int // gaps beyond gapLimit
+	found int // matches
+	res   Result
+}
+
+// verdict is what is known of an inode that has, or may have, several names.
+type verdict struct {
+	facts facts
+	busy  bool   // somebody hashes it now
+	found *match // nil: another content
+	names []foundName
+}
+
+// match is an inode with the content.
+type match struct {
+	fd    int
+	facts facts
+	sum   filehash.Sum
+	names []foundName
+
+	mounted []string // single-file mounts of it, which are no names
+	gone    bool     // it changed after it was found, or was deleted
+}
+
+type foundName struct {
+	n    *node
+	name string
+}
+
+func newSearch(cfg SearchConfig) (*search, error) {
+	s := &search{cfg: cfg, seen: map[inode.ID]*verdict{}, skip: idsOf(cfg.Skip)}
+	if s.cfg.Workers <= 0 {
+		s.cfg.Workers = runtime.GOMAXPROCS(0)
+	}
+	if s.cfg.Log == nil {
+		s.cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if s.mounts, err = readMounts(); err != nil {
+		return nil, err
+	}
+	s.layers = overlays(s.mounts)
+	s.walk = &walker{workers: s.cfg.Workers, dirs: newDirs(s.cfg.Workers), file: s.file, enter: s.enter, problem: s.problem}
+	if len(cfg.Roots) == 0 {
+		return s, s.everywhere()
+	}
+	s.across = true
+	return s, s.named(cfg.Roots)
+}
+
+// idsOf returns the identities of the folders that exist.
+func idsOf(paths []string) map[inode.ID]bool {
+	ids := map[inode.ID]bool{}
+	for _, p := range paths {
+		var st unix.Stat_t
+		if unix.Stat(p, &st) == nil {
+			ids[inode.ID{Dev: st.Dev, Ino: st.Ino}] = true
+		}
+	}
+	return ids
+}
+
+// everywhere makes every local file system a root.
+func (s *search) everywhere() error {
+	var picked []mount
+	picked, s.gaps, s.res.Skipped = sources(s.mounts)
+	for i := range picked {
+		if err := s.root(picked[i].point, &picked[i]); err != nil {
+			s.problem(picked[i].point, err)
+		}
+	}
+	if len(s.roots) == 0 {
+		return errors.New("no local file system can be read; name the folders to search")
+	}
+	return nil
+}
+
+var errHidden = errors.New("another file system is mounted over it")
+
+// named makes the given folders and files roots; one below another is left out.
+func (s *search) named(paths []string) error {
+	var real []string
+	for _, p := range paths {
+		abs, err := filepath.Abs(p)
+		if err == nil {
+			abs, err = filepath.EvalSymlinks(abs)
+		}
+		if err != nil {
+			return fmt.Errorf("root %s: %w", gap(p, "not there"), err)
+		}
+		real = append(real, abs)
+	}
+	slices.SortFunc(real, func(a, b string) int { return len(a) - len(b) })
+	for _, p := range real {
+		if slices.ContainsFunc(s.res.Covered, func(c string) bool { return within(p, c) }) {
+			continue
+		}
+		if err := s.root(p, nil); err != nil {
+			return fmt.Errorf("root %w", err)
+		}
+	}
+	return nil
+}
+
+// root adds one root, which must belong to want if that is given.
+func (s *search) root(path string, want *mount) error {
+	f, err := look(unix.AT_FDCWD, path)
+	switch {
+	case err != nil:
+		return &os.PathError{Op: "stat", Path: path, Err: err}
+	case want != nil && f.mountID != 0 && f.mountID != want.id:
+		return errHidden
+	case f.folder():
+		s.roots = append(s.roots, work{n: &node{name: path, id: f.id, fd: -1}})
+	case f.regular():
+		dir, err := look(unix.AT_FDCWD, filepath.Dir(path))
+		if err != nil {
+			return &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+		parent := &node{name: filepath.Dir(path), id: dir.id, fd: -1}
+		s.roots = append(s.roots, work{n: parent, files: []entry{{name: filepath.Base(path), ino: f.id.Ino, typ: unix.DT_REG}}})
+	default:
+		return fmt.Errorf("%s is neither a folder nor a regular file", gap(path, "cannot be searched"))
+	}
+	s.res.Covered = append(s.res.Covered, path)
+	return nil
+}
+
+// run walks, and then follows what moved meanwhile.
+func (s *search) run(ctx context.Context) error {
+	s.watches = watch(s.watchPoints())
+	s.res.Watched = s.watches.whole
+	if err := s.walk.run(ctx, s.roots...); err != nil {
+		return err
+	}
+	return s.follow(ctx)
+}
+
+// enter keeps out of the agent's own folders and of what is not local.
+func (s *search) enter(parent *node, name string, f *facts) bool {
+	if s.skip[f.id] {
+		s.mu.Lock()
+		s.res.Skipped = append(s.res.Skipped, gap(parent.join(name), "the agent's own"))
+		s.mu.Unlock()
+		return false
+	}
+	if !f.mountRoot {
+		return true
+	}
+	if !s.across {
+		return false // a root of its own, or told of as a gap
+	}
+	i := slices.IndexFunc(s.mounts, func(m mount) bool { return m.id == f.mountID })
+	if i < 0 {
+		return true // mounted since the search began
+	}
+	switch m := &s.mounts[i]; m.kind() {
+	case remote:
+		s.problem(parent.join(name), fmt.Errorf("%s is not a local file system", m.fstype))
+		return false
+	case pseudo:
+		s.mu.Lock()
+		s.res.Skipped = append(s.res.Skipped, gap(parent.join(name), m.fstype+" holds no files"))
+		s.mu.Unlock()
+		return false
+	default:
+		return true
+	}
+}
+
+func (s *search) problem(path string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.gaps) >= gapLimit {
+		s.lost++
+		return
+	}
+	s.gaps = append(s.gaps, gap(path, err.Error()))
+}
+
+// file decides about one name.
+func (s *search) file(ctx context.Context, w *worker, n *node, dir int, e entry) {
+	s.files.Add(1)
+	if s.cfg.Size >= 0 {
+		f, err := look(dir, e.name)
+		if err == nil && (!f.regular() || f.size != s.cfg.Size) {
+			return
+		}
+	}
+	fd, err := openAt(dir, e.name, openFileFlags)
+	if err != nil {
+		if !gone(err) && !errors.Is(err, unix.ENXIO) { // ENXIO: a socket took the name
+			s.problem(n.join(e.name), fmt.Errorf("cannot open: %w", err))
+		}
+		return
+	}
+	s.examine(ctx, w, fd, foundName{n, e.name})
+}
+
+// examine decides about one open file, and keeps or closes it.
+func (s *search) examine(ctx context.Context, w *worker, fd int, name foundName) {
+	kept := false
+	defer func() {
+		if !kept {
+			closeFD(fd)
+		}
+	}()
+	f, err := look(fd, "")
+	if err != nil || !f.regular() || (s.cfg.Size >= 0 && f.size != s.cfg.Size) {
+		return
+	}
+	v := s.claim(&f, name)
+	if v == nil {
+		return
+	}
+	w.sum.worked = func(k int) { s.bytes.Add(int64(k)) }
+	sum, found, err := w.sum.match(ctx, fd, &f, s.cfg.Hash)
+	if err != nil && ctx.Err() == nil {
+		s.problem(name.path(), err)
+	}
+	kept = s.settle(v, fd, f, sum, found)
+}
+
+// claim gives an inode to the caller to hash, or returns nil because it is, or
+// was, hashed under another name. Only inodes with several names need a record.
+func (s *search) claim(f *facts, name foundName) *verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.seen[f.id]
+	switch {
+	case v == nil:
+		v = &verdict{}
+		if f.nlink > 1 {
+			s.seen[f.id] = v
+		}
+	case v.busy:
+		v.names = append(v.names, name)
+		return nil
+	case v.found != nil:
+		v.found.names = append(v.found.names, name)
+		return nil
+	case v.facts.same(f):
+		return nil
+	}
+	v.busy, v.names = true, []foundName{name}
+	return v
+}
+
+// settle records what became of a claimed inode and reports whether fd is kept.
+func (s *search) settle(v *verdict, fd int, f facts, sum filehash.Sum, found bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v.busy, v.facts = false, f
+	names := v.names
+	v.names = nil
+	if !found {
+		return false
+	}
+	if old := s.seen[f.id]; old != nil && old.found != nil { // seen through a bind mount as well
+		old.found.names = append(old.found.names, names...)
+		return false
+	}
+	if s.found++; s.found > copyLimit {
+		if s.found == copyLimit+1 {
+			s.gaps = append(s.gaps, fmt.Sprintf("more than %d files have this content: the rest was left out", copyLimit))
+		}
+		return false
+	}
+	v.found = &match{fd: fd, facts: f, sum: sum, names: names}
+	s.seen[f.id] = v
+	return true
+}
+
+// reportProgress calls Progress until the returned function is called, which
+// does so once more.
+func (s *search) reportProgress() (stop func()) {
+	if s.cfg.Progress == nil {
+		return func() {}
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	tick := time.NewTicker(100 * time.Millisecond)
+	go func() {
+		defer close(ended)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-done:
+				s.cfg.Progress(s.files.Load(), s.bytes.Load())
+				return
+			}
+			s.cfg.Progress(s.files.Load(), s.bytes.Load())
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// result turns the matches into copies.
+func (s *search) result() Result {
+	res := s.res
+	res.Files, res.Bytes = s.files.Load(), s.bytes.Load()
+	for _, m := range s.matches() {
+		if c, ok := s.copyOf(m); ok {
+			res.Copies = append(res.Copies, c)
+		}
+	}
+	slices.SortFunc(res.Copies, func(a, b Copy) int { return strings.Compare(a.File.Name(), b.File.Name()) })
+	res.NotCovered = slices.Sorted(slices.Values(s.gaps))
+	if s.lost > 0 {
+		res.NotCovered = append(res.NotCovered, fmt.Sprintf("and %d more", s.lost))
+	}
+	return res
+}
+
+func (s *search) matches() (all []*match) {
+	for _, v := range s.seen {
+		if v.found != nil {
+			all = append(all, v.found)
+		}
+	}
+	return all
+}
+
+func (s *search) copyOf(m *match) (Copy, bool) {
+	c := Copy{Sum: m.sum}
+	for _, n := range m.names {
+		c.Paths = append(c.Paths, n.path())
+		if part := s.layerOf(n.n); part.layer != "" && c.Layer != LayerLower {
+			c.Layer = part.layer
+			c.note("it lies on the %s layer of the overlay at %s", part.layer, order.TextOf(part.point))
+		}
+	}
+	for _, p := range m.mounted {
+		c.note("it is also mounted at %s", order.TextOf(p))
+	}
+	slices.Sort(c.Paths)
+	if m.gone {
+		closeFD(m.fd)
+		return c, false
+	}
+	var err error
+	if c.File, err = keep(m.fd, m.path()); err != nil {
+		closeFD(m.fd)
+		return c, false
+	}
+	if c.Stat, err = inode.Of(c.File); err != nil {
+		_ = c.File.Close() // read only
+		return c, false
+	}
+	if have := uint64(len(c.Paths)); c.Stat.Nlink > have {
+		c.Missing = c.Stat.Nlink - have
+		c.note("%d of its %d names were not found", c.Missing, c.Stat.Nlink)
+	}
+	return c, true
+}
+
+func (s *search) layerOf(n *node) layer {
+	for ; n != nil; n = n.parent {
+		if part, ok := s.layers[n.id]; ok {
+			return part
+		}
+	}
+	return layer{}
+}

@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package index
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// truth is what was seen at a name: the row of the file or of the folder there, or neither.
+type truth struct {
+	dir  int64
+	name string
+	file int64
+	sub  int64
+}
+
+// perTx bounds the names looked at in one transaction.
+const perTx = 2000
+
+// apply looks at every place and inode that events told of. First what is there
+// gets its rows, then what is not loses them: so a tree that was moved is
+// recognised at its new place before it is missed at its old one.
+func (v *volume) apply(p pending) error {
+	mount, err := v.open()
+	if err != nil {
+		return err
+	}
+	defer closeFD(mount)
+	byDir := map[handle][]string{}
+	for at := range p.places {
+		byDir[at.dir] = append(byDir[at.dir], at.name)
+	}
+	targets := slices.Collect(maps.Keys(p.targets))
+	var seen []truth
+	for dirs := range slices.Chunk(slices.Collect(maps.Keys(byDir)), 200) {
+		if err := v.x.update(func(t tx) error {
+			for _, h := range dirs {
+				got, err := v.settleDir(t, mount, h, byDir[h])
+				if err != nil {
+					return err
+				}
+				seen = append(seen, got...)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	// In one transaction, or a file that was moved might be forgotten between two.
+	return v.x.update(func(t tx) error {
+		for _, s := range seen {
+			if err := v.clean(t, mount, s); err != nil {
+				return err
+			}
+		}
+		for _, h := range targets {
+			if err := v.refresh(t, mount, h); err != nil {
+				return err
+			}
+		}
+		return t.sweep()
+	})
+}
+
+// settleDir looks at names in the folder a handle names. A folder without a row
+// is none of ours, or will be listed when its parent's event is taken in.
+func (v *volume) settleDir(t tx, mount int, h handle, names []string) (seen []truth, err error) {
+	d, ok, err := t.dirByHandle(v.fs, h)
+	if err != nil || !ok {
+		return nil, err
+	}
+	fd, err := v.openDir(t, mount, d)
+	if err != nil {
+		if gone(err) || errors.Is(err, unix.ESTALE) {
+			return nil, nil // its own removal is another event
+		}
+		return nil, v.listLater(t, d.id)
+	}
+	defer closeFD(fd)
+	for _, name := range names {
+		s, err := v.settle(t, fd, d.id, name)
+		if err != nil {
+			return seen, err
+		}
+		seen = append(seen, s)
+	}
+	return seen, nil
+}
+
+func (v *volume) listLater(t tx, dir int64) error {
+	v.listing = true
+	v.ready.Store(false)
+	_, err := t.exec("UPDATE dir SET listed=-1 WHERE id=?", dir)
+	return err
+}
+
+// settle looks at one name and makes the rows of what is there.
+func (v *volume) settle(t tx, fd int, dir int64, name string) (s truth, err error) {
+	s = truth{dir: dir, name: name}
+	f, err := look(fd, name)
+	if err != nil || f.mountRoot || f.id.Dev != v.root.Dev {
+		return s, nil // gone, or of another file system, which has its own volume
+	}
+	switch {
+	case f.regular() && !v.x.own(f.id):
+		if s.file, err = t.putFile(v, &f, false); err == nil {
+			err = t.putName(dir, name, s.file)
+		}
+	case f.folder() && !v.x.own(f.id):
+		if s.sub, err = t.putDir(v.fs, dir, name, f.ino, v.handleAt(fd, name), v.gen); err == nil {
+			err = v.noteNew(t, s.sub)
+		}
+	}
+	return s, err
+}
+
+// noteNew has a folder listed that was not in this scan.
+func (v *volume) noteNew(t tx, dir int64) error {
+	var listed int64
+	ok, err := t.one("SELECT listed FROM dir WHERE id=?", []any{dir}, &listed)
+	if ok && listed < v.gen && !v.listing {
+		v.listing = true
+		v.ready.Store(false)
+	}
+	return err
+}
+
+// clean removes what the rows say of a name and is not so.
+func (v *volume) clean(t tx, mount int, s truth) error {
+	if err := t.dropName(s.dir, s.name, s.file); err != nil {
+		return err
+	}
+	var old []dirRow
+	err := t.rows("SELECT id, ino, handle FROM dir WHERE parent=? AND name=? AND id<>?", []any{s.dir, []byte(s.name), s.sub}, scanDirs(&old))
+	for _, d := range old {
+		if err == nil {
+			err = v.missing(t, mount, d)
+		}
+	}
+	return err
+}
+
+func scanDirs(into *[]dirRow) func(scan func(...any) error) error {
+	return func(scan func(...any) error) error {
+		var d dirRow
+		var h []byte
+		err := scan(&d.id, &d.ino, &h)
+		d.handle = handle(h)
+		*into = append(*into, d)
+		return err
+	}
+}
+
+// missing decides about a folder that is not where its row says. It is either
+// gone, or was moved: then its row, and all below, goes where it is now. If it
+// moves faster than it can be found, everything is looked at again.
+func (v *volume) missing(t tx, mount int, d dirRow) error {
+	if !v.handles || d.handle == "" {
+		return t.removeTree(d.id)
+	}
+	for range tries {
+		fd, err := d.handle.open(mount, openDirFlags)
+		if err != nil {
+			return t.removeTree(d.id)
+		}
+		parent, name, err := v.locate(t, fd, uint64(d.ino))
+		closeFD(fd)
+		switch {
+		case errors.Is(err, errMoving):
+			continue
+		case err != nil:
+			return err
+		case parent == 0: // outside the root
+			return t.removeTree(d.id)
+		}
+		_, err = t.exec("UPDATE dir SET parent=?, name=? WHERE id=?", parent, []byte(name), d.id)
+		return err
+	}
+	v.failed = errScanDue
+	return nil
+}
+
+var errMoving = errors.New("it moves")
+
+// locate finds the row of the parent of an open folder, and its name there.
+func (v *volume) locate(t tx, fd int, ino uint64) (parent int64, name string, err error) {
+	up, err := openAt(fd, "..", openDirFlags)
+	if err != nil {
+		return 0, "", errMoving
+	}
+	defer closeFD(up)
+	f, err := look(up, "")
+	if err != nil {
+		return 0, "", errMoving
+	}
+	p, ok, err := t.dirByIno(v.fs, f.ino)
+	if err != nil || !ok || f.id.Dev != v.root.Dev {
+		return 0, "", err
+	}
+	buf := make([]byte, direntBuf)
+	for {
+		list, _, err := readEntries(up, buf)
+		if err != nil || len(list) == 0 {
+			return 0, "", errMoving
+		}
+		for _, e := range list {
+			if e.ino != ino {
+				continue
+			}
+			if f, err := look(up, e.name); err == nil && f.id.Ino == ino {
+				return p.id, e.name, nil
+			}
+		}
+	}
+}
+
+// refresh looks at an inode itself: it may have been written through a name it
+// has no more, and it may be alive without one of the names we know.
+func (v *volume) refresh(t tx, mount int, h handle) error {
+	fd, err := h.open(mount, unix.O_PATH|unix.O_CLOEXEC)
+	if err != nil {
+		return nil // gone
+	}
+	defer closeFD(fd)
+	f, err := look(fd, "")
+	if err != nil || !f.regular() || f.nlink == 0 || v.x.own(f.id) || f.id.Dev != v.root.Dev {
+		return nil
+	}
+	old, ok, err := t.fileByIno(v.fs, f.ino)
+	if err != nil {
+		return err
+	}
+	var named int
+	if ok {
+		if _, err := t.putFile(v, &f, false); err != nil {
+			return err
+		}
+		if ok, err = t.one("SELECT 1 FROM name WHERE file=? LIMIT 1", []any{old.id}, &named); err != nil || ok {
+			return err
+		}
+	}
+	return v.rename(t, fd, &f, h)
+}
+
+// rename gives a file that moves faster than we look the name it had a moment
+// ago, and keeps its handle, by which it is found wherever it goes.
+func (v *volume) rename(t tx, fd int, f *facts, h handle) error {
+	path, err := os.Readlink(fdPath(fd))
+	if err != nil {
+		return nil // too deep to be told; a later event names its folder
+	}
+	var d facts
+	if d, err = look(unix.AT_FDCWD, filepath.Dir(path)); err != nil || d.id.Dev != v.root.Dev {
+		return nil
+	}
+	dir, ok, err := t.dirByIno(v.fs, d.ino)
+	if err != nil || !ok {
+		return err
+	}
+	id, err := t.putFile(v, f, false)
+	if err == nil {
+		err = t.putName(dir.id, filepath.Base(path), id)
+	}
+	if err == nil {
+		_, err = t.exec("UPDATE file SET handle=? WHERE id=?", []byte(h), id)
+	}
+	return err
+}
+
+// openDir opens a folder by its handle, else from the root name by name.
+func (v *volume) openDir(t tx, mount int, d dirRow) (int, error) {
+	if v.handles && d.handle != "" {
+		return d.handle.open(mount, openDirFlags)
+	}
+	var names []string
+	for at := d; at.parent != 0; {
+		var name []byte
+		if ok, err := t.one("SELECT name FROM dir WHERE id=?", []any{at.id}, &name); err != nil || !ok {
+			return -1, errors.Join(errReplaced, err)
+		}
+		names = append(names, string(name))
+		id := at.parent
+		at = dirRow{id: id}
+		if ok, err := t.one("SELECT ino, parent FROM dir WHERE id=?", []any{id}, &at.ino, &at.parent); err != nil || !ok || len(names) > depthLimit {
+			return -1, errors.Join(errReplaced, err)
+		}
+	}
+	slices.Reverse(names)
+	return descend(mount, names, uint64(d.ino))
+}
+
+// depthLimit bounds how deep a folder may lie below its root.
+const depthLimit = 1 << 16
+
+// descend opens the folder that names lead to without following a link, and
+// checks that it is the one meant.
+func descend(root int, names []string, ino uint64) (int, error) {
+	fd, err := openAt(root, ".", openDirFlags)
+	for _, name := range names {
+		if err != nil {
+			break
+		}
+		var next int
+		next, err = openAt(fd, name, openDirFlags)
+		closeFD(fd)
+		fd = next
+	}
+	if err != nil {
+		return -1, err
+	}
+	if f, err := look(fd, ""); err != nil || f.id.Ino != ino {
+		closeFD(fd)
+		return -1, errReplaced
+	}
+	return fd, nil
+}
+
+// listSome lists the next few folders, or ends the scan.
+func (v *volume) listSome() error {
+	var todo []dirRow
+	err := v.x.update(func(t tx) error {
+		err := t.rows("SELECT id, ino, handle FROM dir WHERE fs=? AND seen=? AND listed<? LIMIT 16", []any{v.fs, v.gen, v.gen}, scanDirs(&todo))
+		if err != nil || len(todo) == 0 {
+			return err
+		}
+		mount, err := v.open()
+		if err != nil {
+			return err
+		}
+		defer closeFD(mount)
+		for _, d := range todo {
+			if err := v.list(t, mount, d); err != nil {
+				return err
+			}
+		}
+		return t.sweep()
+	})
+	if err != nil || len(todo) > 0 {
+		return err
+	}
+	return v.finish()
+}
+
+// list looks at every name in a folder.
+func (v *volume) list(t tx, mount int, d dirRow) error {
+	var ok bool
+	var err error
+	if ok, err = t.one("SELECT parent, seen FROM dir WHERE id=?", []any{d.id}, &d.parent, &d.seen); err != nil || !ok {
+		return err // removed since, with its parent
+	}
+	fd, err := v.openDir(t, mount, d)
+	switch {
+	case gone(err) || errors.Is(err, unix.ESTALE):
+		return t.removeTree(d.id)
+	case err != nil:
+		return v.unlisted(t, d.id, err)
+	}
+	defer closeFD(fd)
+	present := names{seed: v.x.seed}
+	buf := make([]byte, direntBuf)
+	for {
+		entries, _, err := readEntries(fd, buf)
+		if err != nil {
+			return v.unlisted(t, d.id, err)
+		}
+		if len(entries) == 0 {
+			break
+		}
+		byInode(entries)
+		for _, e := range entries {
+			present.add(e.name)
+			if e.typ != unix.DT_REG && e.typ != unix.DT_DIR && e.typ != unix.DT_UNKNOWN {
+				continue
+			}
+			if _, err := v.settle(t, fd, d.id, e.name); err != nil {
+				return err
+			}
+		}
+	}
+	if err := v.forget(t, mount, fd, d, &present); err != nil {
+		return err
+	}
+	_, err = t.exec("UPDATE dir SET listed=?, err=NULL WHERE id=?", v.gen, d.id)
+	return err
+}
+
+// unlisted notes why a folder cannot be read; it is tried again by the next scan.
+func (v *volume) unlisted(t tx, dir int64, why error) error {
+	_, err := t.exec("UPDATE dir SET listed=?, err=? WHERE id=?", v.gen, fmt.Sprintf("cannot read the folder: %v", why), dir)
+	return err
+}
+
+// forget looks again at names the rows have and the listing had not. A folder
+// not met in this scan may yet be met elsewhere: finish decides.
+func (v *volume) forget(t tx, mount, fd int, d dirRow, present *names) error {
+	var absent []string
+	collect := func(scan func(...any) error) error {
+		var name []byte
+		err := scan(&name)
+		if !present.has(name) {
+			absent = append(absent, string(bytes.Clone(name)))
+		}
+		return err
+	}
+	err := t.rows("SELECT name FROM name WHERE dir=?", []any{d.id}, collect)
+	if err == nil {
+		err = t.rows("SELECT name FROM dir WHERE parent=? AND seen=?", []any{d.id, v.gen}, collect)
+	}
+	for _, name := range absent {
+		if err != nil {
+			return err
+		}
+		var s truth
+		if s, err = v.settle(t, fd, d.id, name); err == nil {
+			err = v.clean(t, mount, s)
+		}
+	}
+	return err
+}
+
+// names is a set of names that costs eight bytes each. Two names that fall
+// together make a stale row stay, which Verify sees.
+type names struct {
+	seed   maphash.Seed
+	sums   []uint64
+	sorted bool
+}
+
+func (n *names) add(name string) {
+	n.sums = append(n.sums, maphash.String(n.seed, name))
+}
+
+func (n *names) has(name []byte) bool {
+	if !n.sorted {
+		slices.Sort(n.sums)
+		n.sorted = true
+	}
+	_, ok := slices.BinarySearch(n.sums, maphash.Bytes(n.seed, name))
+	return ok
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package index
+
+import (
+	"context"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Status is how far the index is.
+type Status struct {
+	Complete   bool          `json:"complete"`             // all is listed and read, and nothing was missed
+	Progress   float64       `json:"progress"`             // 0 to 1; 1 only when Complete
+	Files      int64         `json:"files"`                // known
+	Unread     int64         `json:"unread"`               // of these, changed and not read again yet
+	Bytes      int64         `json:"bytes"`                // in all files known
+	Read       int64         `json:"read"`                 // bytes read and hashed since the start
+	Lag        time.Duration `json:"lag"`                  // between an event and its row, of the last batch: nanoseconds
+	Overflows  int64         `json:"overflows"`            // times that more happened than could be followed
+	Covered    []string      `json:"covered"`              // roots
+	NotCovered []string      `json:"notCovered,omitempty"` // "path: reason"
+	Unwatched  []string      `json:"unwatched,omitempty"`  // "path: reason": no events, so never vouched for without looking at everything
+	DBBytes    int64         `json:"dbBytes"`
+	Full       bool          `json:"full,omitempty"` // the ceiling is reached: no more rows
+}
+
+// Status looks at the rows; with millions of files it takes some milliseconds.
+func (x *Index) Status() Status {
+	s := Status{Full: x.full.Load(), Read: x.hash.bytes.Load()}
+	x.mu.Lock()
+	volumes := slices.Clone(x.volumes)
+	s.NotCovered = append(slices.Clone(x.gaps), x.remote...)
+	gaps := len(x.gaps)
+	x.mu.Unlock()
+	done, total := 0.0, 0.0
+	whole := len(volumes) > 0
+	for _, v := range volumes {
+		s.Covered = append(s.Covered, v.point)
+		s.Overflows += v.overflows.Load()
+		s.Lag = max(s.Lag, time.Duration(v.lag.Load()))
+		if v.group == nil {
+			s.Unwatched = append(s.Unwatched, gap(v.point, v.whyNot))
+		}
+		whole = whole && v.ready.Load()
+		weight := 1 + float64(v.used())
+		total += weight
+		done += weight * x.progress(v)
+	}
+	for _, suffix := range []string{"", "-wal"} {
+		if st, err := os.Stat(x.cfg.Path + suffix); err == nil {
+			s.DBBytes += st.Size()
+		}
+	}
+	unreadable := x.count(&s, volumes)
+	s.Complete = whole && !s.Full && gaps == 0 && s.Unread == 0 && unreadable == 0
+	switch {
+	case s.Complete:
+		s.Progress = 1
+	case total > 0:
+		s.Progress = min(done/total, 0.999)
+	}
+	return s
+}
+
+// count fills in what the rows tell, and returns how many folders cannot be read.
+func (x *Index) count(s *Status, volumes []*volume) (unreadable int) {
+	d, ctx := x.db.Load(), context.Background()
+	if d == nil {
+		return 0
+	}
+	for _, v := range volumes {
+		var files, bytes, unread int64
+		bad := map[int64]string{}
+		_, err := d.one(ctx, "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM file WHERE fs=?", []any{v.fs}, &files, &bytes)
+		if err == nil {
+			_, err = d.one(ctx, "SELECT COUNT(*) FROM file WHERE fs=? AND since IS NOT NULL", []any{v.fs}, &unread)
+		}
+		if err == nil {
+			err = d.rows(ctx, "SELECT id, err FROM dir WHERE fs=? AND err IS NOT NULL LIMIT 100", []any{v.fs}, func(scan func(...any) error) error {
+				var dir int64
+				var text string
+				err := scan(&dir, &text)
+				bad[dir] = text
+				return err
+			})
+		}
+		for dir, text := range bad {
+			names, _ := x.chain(ctx, dir) // the names as last seen; the reason counts
+			s.NotCovered = append(s.NotCovered, gap(v.path(names...), text))
+		}
+		unreadable += len(bad)
+		if err != nil {
+			x.log.Debug("the index cannot count", "error", err)
+		}
+		s.Files, s.Bytes, s.Unread = s.Files+files, s.Bytes+bytes, s.Unread+unread
+	}
+	return unreadable
+}
+
+// used is how many inodes the volume's file system has in use, folders included.
+func (v *volume) used() uint64 {
+	var st unix.Statfs_t
+	if unix.Statfs(v.point, &st) != nil || st.Ffree > st.Files {
+		return 0
+	}
+	return st.Files - st.Ffree
+}
+
+// progress estimates how much of a volume is read, from 0 to 1.
+func (x *Index) progress(v *volume) float64 {
+	d := x.db.Load()
+	if d == nil {
+		return 0
+	}
+	var files, unread int64
+	ctx := context.Background()
+	if _, err := d.one(ctx, "SELECT COUNT(*) FROM file WHERE fs=?", []any{v.fs}, &files); err != nil {
+		return 0
+	}
+	if _, err := d.one(ctx, "SELECT COUNT(*) FROM file WHERE fs=? AND since IS NOT NULL", []any{v.fs}, &unread); err != nil {
+		return 0
+	}
+	total := float64(files)
+	if !v.whole.Load() {
+		total = max(total, float64(v.used()))
+	}
+	if total == 0 {
+		return 0
+	}
+	return float64(files-unread) / total
+}
