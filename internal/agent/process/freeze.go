@@ -104,8 +104,8 @@ type freeze struct {
 	pauseNs int64 // guarded by thawing; the longest
 }
 
-// prepareFreeze checks that there is a group to freeze and a place to record
-// it, and sees that a freeze holds a canary.
+// prepareFreeze checks that there is a place to record a freeze, and sees with
+// a canary in a group of its own that freezing works.
 func (h *Holder) prepareFreeze() error {
 	if err := h.prepareBestEffort(); err != nil {
 		return err
@@ -117,20 +117,53 @@ func (h *Holder) prepareFreeze() error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, fz := range all {
-		list, err := fz.candidates(h.spared)
-		if err != nil {
-			return err
+		err := h.tryFreezer(fz)
+		if err == nil {
+			return nil
 		}
-		if len(list) > 0 {
-			g, err := openGroup(fz, list[0])
-			if err != nil {
-				return err
-			}
-			return g.control.Close()
-		}
+		errs = append(errs, err)
 	}
-	return errors.New("no process is in a control group that can be frozen: all are in the root group")
+	return errors.Join(errs...)
+}
+
+// tryFreezer freezes a canary.
+func (h *Holder) tryFreezer(fz freezer) (err error) {
+	c, err := newCanary(h.cfg.StateDir, os.TempDir())
+	if err != nil {
+		return err
+	}
+	defer closeFile(c.file)
+	cmd, wake, err := c.perch()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(fz.root, fmt.Sprintf("staunch-canary-%d", cmd.Process.Pid))
+	defer func() {
+		err = errors.Join(err, cmd.Process.Kill(), wake.Close())
+		_ = cmd.Wait() // killed
+		if rmErr := os.Remove(dir); rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
+			err = errors.Join(err, rmErr)
+		}
+	}()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make a control group: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(fmt.Sprint(cmd.Process.Pid)), 0); err != nil {
+		return fmt.Errorf("cannot move a process to a control group: %w", err)
+	}
+	g, err := openGroup(fz, dir)
+	if err != nil {
+		return err
+	}
+	defer closeFile(g.control)
+	if err := g.freeze(); err != nil {
+		return fmt.Errorf("cannot freeze a control group: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Freeze)
+	defer cancel()
+	return errors.Join(g.wait(ctx), g.thaw())
 }
 
 func (h *Holder) freezers() ([]freezer, error) {

@@ -192,12 +192,12 @@ func (d *Hold) bury(ctx context.Context) bool {
 	all := true
 	for _, c := range d.caught() {
 		d.mu.Lock()
-		isGone, pidfd := c.Gone, c.pidfd
+		isGone, killed, pidfd := c.Gone, c.Killed, c.pidfd
 		d.mu.Unlock()
 		if isGone {
 			continue
 		}
-		dead := pidfd >= 0 && waitDead(ctx, pidfd)
+		dead := killed && pidfd >= 0 && waitDead(ctx, pidfd)
 		d.mu.Lock()
 		switch {
 		case dead:

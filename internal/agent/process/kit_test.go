@@ -161,11 +161,43 @@ func allPIDs(t testing.TB) []int {
 func (k *kit) program(name string, content []byte, tail string) string {
 	k.t.Helper()
 	path := filepath.Join(k.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		k.t.Fatal(err)
+	}
 	body := append(append([]byte{}, content...), tail...)
 	if err := os.WriteFile(path, body, 0o755); err != nil {
 		k.t.Fatal(err)
 	}
 	return path
+}
+
+// overlay mounts the folder "lower" below an empty one, on a tmpfs, and returns
+// where.
+func (k *kit) overlay() string {
+	k.t.Helper()
+	scratch := filepath.Join(k.dir, "scratch")
+	merged := filepath.Join(k.dir, "merged")
+	upper, work := filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
+	for _, dir := range []string{scratch, merged} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	if err := unix.Mount("tmpfs", scratch, "tmpfs", 0, ""); err != nil {
+		k.t.Skipf("SKIPPED, NOT PROVEN: cannot mount: %v", err)
+	}
+	k.t.Cleanup(func() { unix.Unmount(scratch, unix.MNT_DETACH) }) //nolint:errcheck // ours
+	for _, dir := range []string{upper, work} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	options := fmt.Sprintf("lowerdir=%s/lower,upperdir=%s,workdir=%s", k.dir, upper, work)
+	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+		k.t.Skipf("SKIPPED, NOT PROVEN: cannot mount an overlay: %v", err)
+	}
+	k.t.Cleanup(func() { unix.Unmount(merged, unix.MNT_DETACH) }) //nolint:errcheck // ours
+	return merged
 }
 
 // start runs a program in the scene. It gives signs of life in the file
