@@ -71,7 +71,7 @@ func parseCheckpoint(text string) (c Checkpoint, err error) {
 	if c.Size, err = strconv.ParseInt(lines[1], 10, 64); err != nil || c.Size < 0 || lines[1] != strconv.FormatInt(c.Size, 10) {
 		return c, fmt.Errorf("size %q is not a number of lines", lines[1])
 	}
-	if c.Root, err = tlog.ParseHash(lines[2]); err != nil {
+	if c.Root, err = tlog.ParseHash(lines[2]); err != nil || lines[2] != c.Root.String() { // base64 has several spellings
 		return c, fmt.Errorf("root hash %q is not base64 of 32 bytes", lines[2])
 	}
 	return c, nil
