@@ -99,7 +99,7 @@ func (p *parser) function(name token) (operand, error) {
 	if p.tok.kind != text {
 		return o, p.unexpected("a string in single quotes")
 	}
-	like := "(lower(" + of.field.Column + ") LIKE lower(" + p.arg(pattern(f, p.tok.text)) + `) ESCAPE '\')`
+	like := "(lower(" + of.field.Column + ") LIKE " + p.arg(Fold(pattern(f, p.tok.text))) + ` ESCAPE '\')`
 	o.field = Field{Name: f, Column: like, Type: Bool}
 	if err := p.advance(); err != nil {
 		return o, err
@@ -116,6 +116,17 @@ func pattern(function, s string) string {
 		return "%" + s
 	}
 	return "%" + s + "%"
+}
+
+// Fold is lower() as both databases apply it to a column: A to Z alone. On a
+// parameter PostgreSQL's lower() would know more letters, and never match.
+func Fold(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
 }
 
 // arg adds a parameter and returns its number.
@@ -257,7 +268,7 @@ func (p *parser) textValue(f Field, s string) string {
 		return p.arg(s)
 	}
 	if f.Values == nil {
-		return "lower(" + p.arg(s) + ")"
+		return p.arg(Fold(s))
 	}
 	if at := slices.IndexFunc(f.Values, func(v string) bool { return strings.EqualFold(v, s) }); at >= 0 {
 		s = f.Values[at]

@@ -149,7 +149,7 @@ func (s *Store) DevicesNamed(ctx context.Context, name string) ([]device.Device,
 	if name == "" || !storable(name) {
 		return nil, nil
 	}
-	rows, err := s.reader(ctx).query(selectDevice+"WHERE lower(name) = lower($1) OR label = lower($1) ORDER BY seq DESC LIMIT $2", name, maxNamesakes)
+	rows, err := s.reader(ctx).query(selectDevice+"WHERE lower(name) = $1 OR lower(label) = $1 ORDER BY seq DESC LIMIT $2", odata.Fold(name), maxNamesakes)
 	return collect(rows, err, scanDevice)
 }
 

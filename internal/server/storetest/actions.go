@@ -427,6 +427,8 @@ func testActionLists(t *testing.T, h *Harness, s Store) {
 		{[]string{"$filter", "status ne 'Pending' or id eq '" + made[9].ID + "'"}, []int{9, 3}, 0},
 		{[]string{"$filter", "type eq 'stopandquarantinefile' and computerdnsname eq 'HOST.example'", "$top", "1"}, []int{9}, 0},
 		{[]string{"$filter", "requestor eq 'ANA@corp.example'"}, []int{7, 4, 1}, 0},
+		{[]string{"$filter", "requestor eq 'Über%aPP_'"}, []int{8, 5, 2}, 0},
+		{[]string{"$filter", "startswith(requestor, 'Üb')"}, []int{8, 5, 2}, 0},
 		{[]string{"$filter", "contains(requestor, '%')"}, []int{8, 5, 2}, 0},
 		{[]string{"$filter", "endswith(requestor, 'p_')"}, []int{8, 5, 2}, 0},
 		{[]string{"$filter", "creationDateTimeUtc lt 2026-11-23T10:02:00Z"}, []int{1, 0}, 0},

@@ -118,12 +118,14 @@ func testDeviceChange(t *testing.T, _ *Harness, s Store) {
 }
 
 func testDevicesNamed(t *testing.T, _ *Harness, s Store) {
+	e := enroll(t, s, NewDevice("Über.Example"))
 	a, b, c := enroll(t, s, NewDevice("web.corp.example")), enroll(t, s, NewDevice("web.lab.example")), enroll(t, s, NewDevice("db"))
 	for _, test := range []struct {
 		name string
 		want []string
 	}{
 		{"web.corp.example", []string{a.ID}}, {"WEB.corp.example", []string{a.ID}}, {"web", []string{b.ID, a.ID}}, {"db", []string{c.ID}},
+		{"ÜBER", []string{e.ID}}, {"ÜBER.example", []string{e.ID}},
 		{"web.corp", nil}, {"corp", nil}, {"", nil}, {"w%", nil}, {"\x00", nil}, {"\xff", nil},
 	} {
 		got, err := s.DevicesNamed(t.Context(), test.name)

@@ -80,7 +80,7 @@ CREATE TABLE devices (
     facts         ${TEXT}  NOT NULL  -- JSON
 );
 CREATE INDEX devices_name  ON devices (lower(name));
-CREATE INDEX devices_label ON devices (label);
+CREATE INDEX devices_label ON devices (lower(label));
 CREATE INDEX devices_seen  ON devices (last_seen, seq);
 
 CREATE TABLE device_tags (
