@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -232,10 +233,11 @@ type puppet struct {
 	out *bufio.Reader
 }
 
-func startSupervisor(t testing.TB, dir string) *puppet {
+func startSupervisor(t testing.TB, dir string, env ...string) *puppet {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), envTestRole+"=supervisor", "STAUNCH_TEST_UNDER="+dir)
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -334,6 +336,42 @@ func state(pid int) string {
 }
 
 func gone(pid int) bool { return state(pid) == "" || state(pid) == "Z" }
+
+// The service manager hears that the agent is ready, well, and stopping; its
+// children do not speak for it.
+func TestNotify(t *testing.T) {
+	dir, socket := scratch(t), t.TempDir()+"/notify"
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := startSupervisor(t, dir, "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC=200000")
+	if got := p.do("env NOTIFY_SOCKET"); got != "ok " {
+		t.Errorf("the worker has NOTIFY_SOCKET: %s", got)
+	}
+	buf := make([]byte, 100)
+	heard := func() string {
+		if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := l.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	for _, want := range []string{"READY=1", "WATCHDOG=1", "WATCHDOG=1"} {
+		if got := heard(); got != want {
+			t.Errorf("heard %q, want %q", got, want)
+		}
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for heard() != "STOPPING=1" {
+	}
+}
 
 // A worker that says so is not started again, and the supervisor says it.
 func TestWorkerEndsForGood(t *testing.T) {

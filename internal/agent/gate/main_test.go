@@ -67,7 +67,7 @@ func testSupervisor(log *slog.Logger) error {
 }
 
 // testWorker does what its commands say, one a line, and answers with a line:
-// "deny PATH", "allow PATH", "read PATH", "hash PATH", "status", "pid", "exit N".
+// "deny PATH", "allow PATH", "read PATH", "hash PATH", "status", "pid", "env NAME", "exit N".
 func testWorker() error {
 	c, err := Inherited()
 	if err != nil {
@@ -117,6 +117,8 @@ func workerDoes(c *Client, verb, arg string) string {
 		return fmt.Sprintf("ok files=%d hashes=%d restarts=%d", s.Files, s.Hashes, s.Restarts)
 	case "pid":
 		return "ok " + strconv.Itoa(os.Getpid())
+	case "env":
+		return "ok " + os.Getenv(arg)
 	case "exit":
 		code, _ := strconv.Atoi(arg)
 		os.Exit(code)
