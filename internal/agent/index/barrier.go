@@ -60,23 +60,31 @@ func (v *volume) catchUp(ctx context.Context, mapped map[inode.ID]bool) error {
 	if !v.whole.Load() {
 		return fmt.Errorf("it is still being built (%s)", gap(v.point, fmt.Sprintf("%.0f %%", 100*v.x.progress(v))))
 	}
-	if err := v.hear(); err != nil {
-		return err
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.group == nil {
 		v.failed = errScanDue
 	}
-	for first := true; first || v.listing || v.failed != nil; first = false {
-		if err := v.step(ctx, sliceOf); err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
+	// What a listing misses because it moved just then is told by an event, so
+	// events come last: until a round of them asks for no listing.
+	for {
+		if err := v.hear(); err != nil {
 			return err
 		}
 		if v.x.full.Load() {
 			return errors.New("it has reached its ceiling")
+		}
+		if err := v.noting(v.takeIn); err != nil {
+			return err
+		}
+		if !v.listing && v.failed == nil {
+			break
+		}
+		if err := v.noting(func() error { return v.listFor(ctx) }); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
 	return v.suspect(mapped)

@@ -33,7 +33,9 @@ type Answer struct {
 
 	// Complete: apart from Copies, no file below the covered roots had this
 	// content at AsOf, which is when the last Barrier was called if that is
-	// still fresh (2 s). Otherwise Why says what stands against it.
+	// still fresh (2 s). AsOf is zero when none is: then Complete is about the
+	// events read so far, some 100 ms behind. Otherwise Why says what stands
+	// against it.
 	Complete bool
 	AsOf     time.Time
 	Why      string
@@ -152,7 +154,7 @@ func (x *Index) vouch(ctx context.Context, d *db, active map[int64]*volume, a *A
 	a.AsOf = as.at
 	isFresh := !as.at.IsZero() && x.now().Sub(as.at) <= fresh
 	if !isFresh {
-		as.epoch, a.AsOf = math.MaxInt64, x.now()
+		as.epoch, a.AsOf = math.MaxInt64, time.Time{}
 	}
 	a.Why = x.obstacle(active, gaps, isFresh)
 	if a.Why == "" && len(a.Copies) > copyLimit {

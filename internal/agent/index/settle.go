@@ -67,8 +67,30 @@ func (v *volume) apply(p pending) error {
 				return err
 			}
 		}
-		return t.sweep()
+		return v.sweep(t, mount)
 	})
+}
+
+// sweep forgets the files that lost their last name. One that moves too fast for
+// its name to be true has its handle to tell that it is alive.
+func (v *volume) sweep(t tx, mount int) error {
+	var moving []handle
+	err := t.rows("SELECT file.handle FROM loose JOIN file ON file.id=loose.file WHERE file.handle IS NOT NULL AND NOT EXISTS (SELECT 1 FROM name WHERE name.file=file.id)",
+		nil, func(scan func(...any) error) error {
+			var h []byte
+			err := scan(&h)
+			moving = append(moving, handle(h))
+			return err
+		})
+	for _, h := range moving {
+		if err == nil {
+			err = v.refresh(t, mount, h)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return t.sweep()
 }
 
 // settleDir looks at names in the folder a handle names. A folder without a row
@@ -342,7 +364,7 @@ func (v *volume) listSome() error {
 				return err
 			}
 		}
-		return t.sweep()
+		return v.sweep(t, mount)
 	})
 	if err != nil || len(todo) > 0 {
 		return err

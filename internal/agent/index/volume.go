@@ -197,7 +197,7 @@ func (v *volume) keep(ctx context.Context) {
 	for ctx.Err() == nil {
 		pace.start()
 		v.mu.Lock()
-		err := v.step(ctx, sliceOf)
+		err := v.step(ctx)
 		more := (v.listing || v.failed != nil) && !v.x.full.Load()
 		v.mu.Unlock()
 		switch {
@@ -228,27 +228,32 @@ var (
 const sliceOf = 20 * time.Millisecond
 
 // step takes in what happened, then lists folders for a while. v.mu is held.
-func (v *volume) step(ctx context.Context, slice time.Duration) (err error) {
-	defer func() {
-		if err != nil {
-			v.failed = err
-			v.ready.Store(false)
-		}
-	}()
+func (v *volume) step(ctx context.Context) error {
 	if v.x.full.Load() {
 		v.ready.Store(false)
 		return nil
 	}
-	if v.failed != nil {
-		if err := v.scan(); err != nil {
+	return v.noting(func() error {
+		if err := v.takeIn(); err != nil {
 			return err
 		}
+		return v.listFor(ctx)
+	})
+}
+
+// noting remembers a failure, after which everything must be looked at again.
+func (v *volume) noting(do func() error) error {
+	err := do()
+	if err != nil {
+		v.failed = err
+		v.ready.Store(false)
 	}
-	if err := v.takeIn(); err != nil {
-		return err
-	}
-	until := time.Now().Add(slice)
-	for v.listing && ctx.Err() == nil && time.Now().Before(until) {
+	return err
+}
+
+// listFor lists folders for sliceOf.
+func (v *volume) listFor(ctx context.Context) error {
+	for until := time.Now().Add(sliceOf); v.listing && ctx.Err() == nil && time.Now().Before(until); {
 		if err := v.listSome(); err != nil {
 			return err
 		}
@@ -256,8 +261,13 @@ func (v *volume) step(ctx context.Context, slice time.Duration) (err error) {
 	return nil
 }
 
-// takeIn applies all events heard of.
+// takeIn begins the scan that is due, and applies all events heard of.
 func (v *volume) takeIn() error {
+	if v.failed != nil {
+		if err := v.scan(); err != nil {
+			return err
+		}
+	}
 	p := v.takePending()
 	if p.rescan {
 		v.overflows.Add(1)
@@ -317,7 +327,12 @@ func (v *volume) finish() error {
 		if err != nil {
 			return err
 		}
-		return t.sweep()
+		mount, err := v.open()
+		if err != nil {
+			return err
+		}
+		defer closeFD(mount)
+		return v.sweep(t, mount)
 	})
 	if err != nil {
 		return err
