@@ -28,7 +28,7 @@ func (s stateFlag) service(ctx context.Context, log *slog.Logger, roots []string
 	if err != nil {
 		return nil, nil, err
 	}
-	gates, why := gate.StartLocal(gate.LocalConfig{StateDir: state.Dir, Log: log})
+	gates, why := gate.StartLocal(gate.LocalConfig{GateArgs: []string{"gate"}, Settings: gate.Settings{Under: roots}})
 	a, err := agent.New(agent.Config{State: state, Roots: roots, NoIndex: true, Gate: gates, GateOff: text(why), Rung: rung, Log: log})
 	if err != nil {
 		unlock()
@@ -142,23 +142,21 @@ func (c runCmd) Run(ctx context.Context, _ *slog.Logger) error {
 		args = append(args, "--protect", p)
 	}
 	return gate.Supervise(ctx, gate.SupervisorConfig{
-		Exe: "/proc/self/exe", GateArgs: []string{"gate", "--log-format", c.LogFormat}, WorkerArgs: args,
-		StateDir: state.Dir, Filesystems: roots, FailClosed: c.FailClosed, Log: log,
+		Settings: gate.Settings{FailClosed: c.FailClosed, Under: roots}, GateArgs: []string{"gate"}, WorkerArgs: args, Log: log,
 	})
 }
 
-type gateCmd struct {
-	LogFormat string `enum:"text,json" default:"text" hidden:""`
-}
+type gateCmd struct{}
 
-func (c gateCmd) Run() error { return gate.Main(gate.GateConfig{Log: logger(c.LogFormat)}) }
+// Run answers the kernel's questions until the supervisor is gone.
+func (gateCmd) Run(log *slog.Logger) error { return gate.Main(gate.GateConfig{Log: log}) }
 
 type workerCmd struct{ workFlags }
 
 // Run carries out orders until told to stop.
 func (c workerCmd) Run(ctx context.Context) error {
 	log := logger(c.LogFormat)
-	gates, why := gate.DialSupervisor()
+	gates, why := gate.Inherited()
 	if why != nil {
 		log.Warn("there is no gate", "error", why)
 	}

@@ -34,9 +34,6 @@ type adminCmd struct {
 	Audit       adminAuditCmd  `cmd:"" help:"The audit log."`
 }
 
-
-
-
 // AfterApply hands the folder on to the command that runs.
 func (c *adminCmd) AfterApply(k *kong.Context) error {
 	k.Bind(adminDir(c.Data))
@@ -45,9 +42,6 @@ func (c *adminCmd) AfterApply(k *kong.Context) error {
 
 // adminDir is the server's folder.
 type adminDir string
-
-
-
 
 // client calls the server through its admin socket: the same API, with who may
 // open the socket as admin.
@@ -61,7 +55,9 @@ func (d adminDir) client() (*client.Client, error) {
 		return nil, &cli.Hinted{Err: fmt.Errorf("cannot reach a server in %s: %w", d, err), Hint: hint}
 	}
 	var dialer net.Dialer
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", socket) }
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dialer.DialContext(ctx, "unix", socket)
+	}
 	return client.New(client.Config{URL: "http://localhost", HTTP: &http.Client{Transport: &http.Transport{DialContext: dial}}})
 }
 

@@ -302,27 +302,34 @@ func (c *containment) size() int64 {
 	return c.copies[0].Sum.Size
 }
 
-// lookup asks the index, after it has taken in all that happened before.
-func (c *containment) lookup(ctx context.Context) (found []index.Copy, complete bool, err error) {
+// lookup asks the index, after it has taken in all that happened before. It
+// vouches for the answer when nothing but what was verified could have the content.
+func (c *containment) lookup(ctx context.Context) (found []index.Copy, vouched bool, err error) {
 	barrier, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	caughtUp := c.index.Barrier(barrier) == nil
+	if err := c.index.Barrier(barrier); err != nil {
+		c.log.Debug("the index is behind", "error", err)
+	}
 	answer, err := c.index.Lookup(ctx, c.File)
 	if err != nil {
 		c.note("the index could not be asked, so the file systems were searched: %v", err)
 		return nil, false, nil
 	}
-	for _, candidate := range answer.Copies {
-		switch got, err := c.index.Verify(ctx, candidate); {
-		case err == nil:
+	vouched = answer.Complete || answer.OnlyUnsure
+	for _, candidate := range slices.Concat(answer.Copies, answer.Unsure) {
+		got, err := c.index.Verify(ctx, candidate)
+		switch {
+		case err == nil && c.File.Matches(got.Sum):
 			found = append(found, got)
+		case err == nil:
+			_ = got.File.Close() // read only
 		case ctx.Err() != nil:
 			return found, false, ctx.Err()
-		default: // changed or gone since: whatever has the content now, the search finds
-			answer.Complete = false
+		default: // changed or gone since: where the content is now only a search can tell
+			vouched = false
 		}
 	}
-	return found, answer.Complete && caughtUp, nil
+	return found, vouched, nil
 }
 
 // running adds the executables of processes: also those that have no name any
@@ -540,6 +547,11 @@ func (c *containment) take(ctx context.Context) error {
 }
 
 func (c *containment) takeOne(ctx context.Context, t *taken) error {
+	if t.Layer == index.LayerLower {
+		t.state = order.Gated
+		c.note("%s: %s", first(t.Paths), t.Note)
+		return nil
+	}
 	why := vault.Why{Order: c.ID, Comment: c.Comment, Requestor: c.Requestor}
 	if t.nameless {
 		item, err := c.vault.SealOpen(ctx, t.File, why)
@@ -602,7 +614,7 @@ func (c *containment) prove(ctx context.Context) error {
 	}
 	for _, t := range c.copies {
 		for _, p := range t.Paths {
-			if id, ok := at(p); ok && id == t.Stat.ID {
+			if id, ok := at(p); ok && id == t.Stat.ID && t.state == order.Sealed {
 				return fail(order.Partial, "a sealed file is still at %q", p)
 			}
 		}
@@ -624,6 +636,13 @@ func copyOf(i order.Item) order.Copy {
 	return order.Copy{
 		Paths: i.Paths, SHA1: i.SHA1, SHA256: i.SHA256, Size: i.Size, UID: i.UID, GID: i.GID, Mode: i.Mode, State: order.Sealed, Item: i.ID,
 	}
+}
+
+func first(paths []string) order.Text {
+	if len(paths) == 0 {
+		return "(no name)"
+	}
+	return order.TextOf(paths[0])
 }
 
 func merge(a, b []string) []string {

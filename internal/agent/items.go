@@ -5,10 +5,8 @@ package agent
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"staunch/internal/agent/journal"
-	"staunch/internal/agent/process"
 	"staunch/internal/agent/vault"
 	"staunch/internal/filehash"
 	"staunch/internal/order"
@@ -74,15 +72,4 @@ func codeOf(err error) order.Code {
 // sealed lists the items of the vault with a content.
 func (a *Agent) sealed(h filehash.Hash) ([]order.Item, error) {
 	return a.vault.Find(h)
-}
-
-// looksRunning counts the processes that run a content.
-func (a *Agent) looksRunning(ctx context.Context, h filehash.Hash) (int, error) {
-	matches, err := a.holder.Look(ctx, process.Target{Match: newSums(h).match})
-	for _, m := range matches {
-		if m.File != nil {
-			_ = m.File.Close() // read only
-		}
-	}
-	return len(matches), err
 }

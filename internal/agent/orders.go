@@ -192,46 +192,43 @@ func (a *Agent) sendInventory() {
 	}
 }
 
-// Ask answers whether the device has a file.
+// askTime bounds an answer; the server waits about as long.
+const askTime = 1500 * time.Millisecond
+
+// Ask answers whether the device has a file: "no" only when it surely has not.
 func (a *Agent) Ask(ctx context.Context, q order.Ask) order.Answer {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	ans := order.Answer{ID: q.ID, Has: "unknown"}
+	if sealed, err := a.vault.Find(q.File); err == nil && len(sealed) > 0 {
+		ans.Has = "yes"
+		return ans
+	}
 	if a.index == nil {
 		ans.Progress = "there is no index"
 		return ans
 	}
-	barrier, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	caughtUp := a.index.Barrier(barrier) == nil
-	found, err := a.index.Lookup(ctx, q.File)
-	if err != nil {
-		ans.Progress = err.Error()
-		return ans
+	c := &containment{Agent: a, Request: Request{File: q.File}, begun: a.now(), sums: newSums(q.File)}
+	defer c.close()
+	found, vouched, err := c.lookup(ctx)
+	c.add(found...)
+	if err == nil && len(c.copies) == 0 {
+		err = c.running(ctx)
 	}
-	for _, c := range found.Copies {
-		ans.Has = "yes"
-		for _, p := range c.Paths {
-			if len(ans.Paths) < 100 {
-				ans.Paths = append(ans.Paths, order.TextOf(p))
-			}
+	for _, t := range c.copies {
+		ans.Has, ans.SHA1, ans.SHA256, ans.Size = "yes", t.Sum.SHA1.String(), t.Sum.SHA256.String(), t.Sum.Size
+		for _, p := range t.Paths[:min(len(t.Paths), 100)] {
+			ans.Paths = append(ans.Paths, order.TextOf(p))
 		}
 	}
-	if ans.Has == "yes" {
-		return ans
-	}
-	if sealed, err := a.sealed(q.File); err == nil && len(sealed) > 0 {
-		ans.Has = "yes"
-		return ans
-	}
-	matches, err := a.looksRunning(ctx, q.File)
 	switch {
+	case ans.Has == "yes":
 	case err != nil:
 		ans.Progress = err.Error()
-	case matches > 0:
-		ans.Has, ans.Running = "yes", matches
-	case found.Complete && caughtUp:
+	case vouched && len(c.receipt.NotCovered) == 0:
 		ans.Has = "no"
 	default:
-		ans.Progress = found.Why
+		ans.Progress = "the index cannot vouch for it yet"
 	}
 	return ans
 }

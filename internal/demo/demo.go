@@ -189,8 +189,13 @@ func command(ctx context.Context, answer any, program string, args ...string) er
 	return nil
 }
 
+const (
+	quick  = 10 * time.Millisecond
+	polite = 250 * time.Millisecond // of an API that counts calls
+)
+
 // until asks again until done says so, or the program or the time ends.
-func until(ctx context.Context, gone <-chan struct{}, what string, done func() (bool, error)) error {
+func until(ctx context.Context, gone <-chan struct{}, pause time.Duration, what string, done func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	for {
@@ -203,7 +208,7 @@ func until(ctx context.Context, gone <-chan struct{}, what string, done func() (
 			return fmt.Errorf("it ended before %s", what)
 		case <-ctx.Done():
 			return fmt.Errorf("waited in vain for %s", what)
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }
@@ -215,7 +220,7 @@ func (s *story) startServer(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = until(ctx, gone, "the server was ready", func() (bool, error) {
+	err = until(ctx, gone, quick, "the server was ready", func() (bool, error) {
 		b, err := os.ReadFile(filepath.Join(s.data(), "ready.json"))
 		if err != nil {
 			return false, nil
@@ -260,7 +265,7 @@ func (s *story) startAgent(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = until(ctx, gone, "the agent was connected and its index complete", func() (bool, error) {
+	err = until(ctx, gone, quick, "the agent was connected and its index complete", func() (bool, error) {
 		var st struct {
 			Running, Connected bool
 			Index              struct{ Complete bool }
@@ -293,7 +298,7 @@ func (s *story) startProgram(ctx context.Context) (detail string, err error) {
 		s.program.end()
 		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // its own group; usually gone
 	})
-	err = until(ctx, nil, "the program ran", func() (bool, error) {
+	err = until(ctx, nil, quick, "the program ran", func() (bool, error) {
 		pids, err := s.program.running()
 		return len(pids) >= 2, err
 	})
@@ -309,7 +314,7 @@ func (s *story) killOnce(ctx context.Context) (string, error) {
 	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
 		return "", err
 	}
-	err = until(ctx, nil, "the program started itself again", func() (bool, error) {
+	err = until(ctx, nil, quick, "the program started itself again", func() (bool, error) {
 		now, err := s.program.running()
 		return len(now) >= 2 && !slices.Contains(now, victim), err
 	})
@@ -365,7 +370,7 @@ func (s *story) sendOrder(ctx context.Context) (string, error) {
 
 // wait follows an action to its end.
 func (s *story) wait(ctx context.Context, id string) (a api.MachineAction, err error) {
-	err = until(ctx, nil, "the action was final", func() (bool, error) {
+	err = until(ctx, nil, polite, "the action was final", func() (bool, error) {
 		err := s.call(ctx, http.MethodGet, "/api/machineactions/"+id, nil, http.StatusOK, &a)
 		return api.Final(a.Status), err
 	})
