@@ -5,7 +5,6 @@ package gate
 import (
 	"os"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -258,40 +257,4 @@ func closeEvent(fd int32) {
 	if fd >= 0 {
 		_ = unix.Close(int(fd)) // nothing was written through it
 	}
-}
-
-// exempt holds the agent's own processes. A pidfd names a process and not a
-// number, so a number used again is not taken for the old process.
-type exempt struct {
-	mu   sync.RWMutex
-	pids map[int32]*os.File // guarded by mu; pid → pidfd
-}
-
-func (x *exempt) add(pid int32, pidfd *os.File) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for old, f := range x.pids {
-		if old == pid || !alive(f) {
-			closeFile(f)
-			delete(x.pids, old)
-		}
-	}
-	if x.pids == nil {
-		x.pids = map[int32]*os.File{}
-	}
-	x.pids[pid] = pidfd
-}
-
-func (x *exempt) has(pid int32) bool {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	f, ok := x.pids[pid]
-	return ok && alive(f)
-}
-
-// alive reports whether the process of a pidfd has not ended yet.
-func alive(pidfd *os.File) bool {
-	p := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
-	n, err := unix.Poll(p, 0)
-	return err == nil && n == 0
 }

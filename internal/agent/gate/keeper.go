@@ -3,9 +3,7 @@
 package gate
 
 import (
-	"bytes"
 	"context"
-	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,10 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,34 +74,6 @@ func (k *keeper) prepare() (err error) {
 		return fmt.Errorf("cannot open pidfd: %w", err)
 	}
 	return ignoreProgram(k.fan, k.Exe)
-}
-
-// ignoreProgram keeps the executions of exe, and of its loader if it has one,
-// from being asked about: the supervisor must be able to start a gate while
-// none answers.
-func ignoreProgram(fan group, exe string) error {
-	if err := fan.ignore(exe); err != nil {
-		return fmt.Errorf("cannot exempt %s from the gate: %w", exe, err)
-	}
-	f, err := elf.Open(exe)
-	if err != nil {
-		return fmt.Errorf("cannot read %s: %w", exe, err)
-	}
-	defer f.Close() // only read
-	for _, p := range f.Progs {
-		if p.Type != elf.PT_INTERP {
-			continue
-		}
-		name := make([]byte, min(p.Filesz, unix.PathMax))
-		if _, err := p.ReadAt(name, 0); err != nil {
-			return fmt.Errorf("cannot read %s: %w", exe, err)
-		}
-		loader := string(bytes.TrimRight(name, "\x00"))
-		if err := fan.ignore(loader); err != nil {
-			return fmt.Errorf("cannot exempt %s from the gate: %w", loader, err)
-		}
-	}
-	return nil
 }
 
 // exemptWorker has the worker's pidfd handed to every gate from now on. It
@@ -288,19 +255,3 @@ func (k *keeper) start() (*exec.Cmd, *conn, error) {
 	_ = ctl.send(message{Op: opStart})
 	return cmd, ctl, nil
 }
-
-// child prepares a process that dies with the thread that starts it.
-func child(exe string, args []string, env ...string) *exec.Cmd {
-	cmd := &exec.Cmd{Path: exe, Args: append([]string{exe}, args...)}
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "STAUNCH_GATE_") && !strings.HasPrefix(kv, "NOTIFY_SOCKET=") && !strings.HasPrefix(kv, "WATCHDOG_") {
-			cmd.Env = append(cmd.Env, kv)
-		}
-	}
-	cmd.Env = append(cmd.Env, env...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	return cmd
-}
-
-func socketEnv(fd int) string { return envSocket + "=" + strconv.Itoa(fd) }

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,23 +108,6 @@ func (g *gate) addExempt(pidfd *os.File) error {
 	}
 	g.judge.exempt.add(pid, pidfd)
 	return nil
-}
-
-func pidOf(pidfd *os.File) (int32, error) {
-	info, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(pidfd.Fd())))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(info)) {
-		if num, ok := strings.CutPrefix(line, "Pid:"); ok {
-			pid, err := strconv.ParseInt(strings.TrimSpace(num), 10, 32)
-			if err != nil || pid <= 0 {
-				return 0, errors.New("it has ended, or is not seen from here")
-			}
-			return int32(pid), nil
-		}
-	}
-	return 0, errors.New("the descriptor is no pidfd")
 }
 
 func identify(f *os.File) (identity, error) {
