@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/mod/sumdb/note"
+
+	"staunch/internal/server/audit"
 )
 
 // testConfig is a configuration for a SQLite database at path.
@@ -263,4 +266,25 @@ func TestGroupCommit(t *testing.T) {
 	if len(seen) != 1 {
 		t.Errorf("100 waiting changes took %d transactions, want 1", len(seen))
 	}
+}
+
+func TestCloseLeavesNoGoroutine(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	c := testConfig(t, filepath.Join(t.TempDir(), "x.db"))
+	for range 3 {
+		s, err := Open(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SetSetting(t.Context(), "a", "b", audit.Entry{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.Setting(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goleak.VerifyNone(t, before)
 }

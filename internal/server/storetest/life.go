@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -142,6 +143,20 @@ func testCancelled(t *testing.T, _ *Harness, s Store) {
 	}
 	if _, _, err := s.Actions(ctx, query(t, nil)); !errors.Is(err, context.Canceled) {
 		t.Errorf("list with a context that has ended: %v", err)
+	}
+
+	// Cancelled in the middle of a long read: it ends, and the next read is well.
+	for range 3 {
+		q := query(t, nil)
+		q.Where = "EXISTS (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 2000000000) SELECT 1 FROM c WHERE x < 0)"
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(50*time.Millisecond, cancel)
+		if _, _, err := s.Actions(ctx, q); err == nil {
+			t.Error("a cancelled list came back whole")
+		}
+		if all, _, err := s.Actions(t.Context(), query(t, nil)); err != nil || len(all) != 1 {
+			t.Errorf("after a cancelled list: %d actions, %v", len(all), err)
+		}
 	}
 
 	// Given up while waiting for the writer: never done.
