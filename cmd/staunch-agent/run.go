@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"staunch/internal/agent"
 	"staunch/internal/agent/gate"
+	"staunch/internal/agent/journal"
 	"staunch/internal/agent/link"
 	"staunch/internal/cli"
 	"staunch/internal/order"
@@ -37,11 +39,6 @@ func (s stateFlag) service(ctx context.Context, log *slog.Logger, roots []string
 	done := func() {
 		if err := a.Stop(); err != nil {
 			log.Error("cannot close the state folder", "error", err)
-		}
-		if gates != nil {
-			if err := gates.Close(); err != nil {
-				log.Error("cannot close the gate", "error", err)
-			}
 		}
 		unlock()
 	}
@@ -85,6 +82,10 @@ func (c enrollCmd) Run(ctx context.Context, out cli.Output) error {
 			Hint: "add --force to become a new device; what is sealed in the vault stays"}
 	}
 	if err != nil && !errors.Is(err, agent.ErrNotEnrolled) && !c.Force {
+		return err
+	}
+	// Nothing that the old device was ordered is carried out as the new one.
+	if _, err := journal.SetAside(state.JournalDir(), time.Now()); err != nil {
 		return err
 	}
 	key, err := state.NewDeviceKey()

@@ -78,7 +78,10 @@ func (c fsckCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) erro
 type doctorCmd struct{ stateFlag }
 
 func (c doctorCmd) Run(ctx context.Context, out cli.Output) error {
-	checks := agent.Doctor(ctx)
+	checks, err := agent.Doctor(ctx, []string{"gate"})
+	if err != nil {
+		return err
+	}
 	return out.Print(checks, func(w writer) {
 		rows := make([][]string, len(checks))
 		for i, k := range checks {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -28,7 +29,7 @@ type Config struct {
 	State     State        // required
 	Roots     []string     // trees to index and search; empty: every local file system
 	NoIndex   bool         // search at each order instead: a one-shot command has no time to build one
-	Gate      *gate.Client // nil: no gate, and GateOff says why
+	Gate      *gate.Client // closed by Stop; nil: no gate, and GateOff says why
 	GateOff   string       //
 	Rung      string       // force one way to hold processes: bpf, freeze, connector, besteffort; "": the best there is
 	Protected []string     // the operator's list of files that are never taken
@@ -86,6 +87,9 @@ type lane struct {
 	cancel    context.CancelFunc
 }
 
+// over reports whether nothing is left to do but to have the receipt taken.
+func (l *lane) over() bool { return l.receipt != nil || l.kept }
+
 // uplink is what the agent needs of the link to the server.
 type uplink interface {
 	Send(order.Message) error
@@ -134,6 +138,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		if a.gates, err = openGates(a.state.path("gates.json"), cfg.Gate, a.log); err != nil {
 			return nil, err
 		}
+		a.cleanup = append(a.cleanup, cfg.Gate.Close)
 	}
 	if !cfg.NoIndex {
 		err = a.openIndex()
@@ -142,7 +147,7 @@ func New(cfg Config) (_ *Agent, err error) {
 }
 
 func (a *Agent) openJournal(afterAppend func(int)) error {
-	j, records, err := journal.Open(a.state.path("journal"), journal.Config{Device: a.enrollment.DeviceID, Log: a.log, AfterAppend: afterAppend})
+	j, records, err := journal.Open(a.state.JournalDir(), journal.Config{Device: a.enrollment.DeviceID, Log: a.log, AfterAppend: afterAppend})
 	if err != nil {
 		return err
 	}
@@ -198,6 +203,7 @@ func (a *Agent) Start() error {
 		if err := a.gates.restore(); err != nil {
 			return err
 		}
+		a.watching.Go(func() { a.gates.watch(a.stopLate) })
 	}
 	if a.index != nil {
 		if err := a.index.Start(a.ctx); err != nil {
@@ -206,8 +212,11 @@ func (a *Agent) Start() error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.compact(); err != nil {
+		return err
+	}
 	for id, l := range a.lanes {
-		if l.receipt == nil && order.ValidID(l.order.ID) {
+		if !l.over() && l.order.ID != "" {
 			a.log.Info("taking an order up again", "order_id", id, "kind", l.order.Kind)
 			a.begin(l)
 		}
@@ -219,7 +228,18 @@ func (a *Agent) Start() error {
 func (a *Agent) Stop() error {
 	a.stop()
 	a.work.Wait()
-	return a.close()
+	err := a.close()
+	a.watching.Wait()
+	return err
+}
+
+// stopLate contains anew what the gate had to let pass.
+func (a *Agent) stopLate(r gate.Refusal) {
+	a.work.Go(func() {
+		if _, err := a.Contain(a.ctx, Request{File: r.File, Comment: "started before the gate knew its content"}); err != nil {
+			a.log.Error("cannot contain what was let pass", "sha1", r.File.SHA1, "error", err)
+		}
+	})
 }
 
 // Fatal yields the error after which the agent no longer knows its state: the
@@ -244,7 +264,10 @@ func (a *Agent) openVault() (err error) {
 }
 
 func (a *Agent) openHolder(rung string) (err error) {
-	if a.holder, err = process.New(process.Config{Rung: rung, StateDir: a.state.Dir, Log: a.log}); err != nil {
+	if a.holder, err = process.New(process.Config{
+		Rung: rung, StateDir: a.state.Dir, Log: a.log,
+		Spare: func(pid int) bool { return pid == os.Getppid() }, // the supervisor
+	}); err != nil {
 		return err
 	}
 	a.cleanup = append(a.cleanup, a.holder.Close)

@@ -223,6 +223,12 @@ func (c *containment) close() {
 	if c.armed != nil {
 		c.armed.Release()
 	}
+	if c.gated && c.receipt.Outcome == order.Proven {
+		// The files are gone, and with them the marks on them.
+		if err := c.gates.client.Release(c.ID + fileRules); err != nil {
+			c.log.Warn("gate rules are left over", "order_id", c.ID, "error", err)
+		}
+	}
 	for _, t := range c.copies {
 		if t.File != nil {
 			_ = t.File.Close() // read only
@@ -448,12 +454,16 @@ func (c *containment) gate(context.Context) error {
 	c.gated = true
 	c.receipt.Gate = "content and files"
 	for _, t := range c.open() {
-		if err := c.gates.client.DenyFile(t.File, c.ID); err != nil {
+		if err := c.gates.client.DenyFile(t.File, c.ID+fileRules); err != nil {
 			c.note("the gate has no rule for file %s itself: %v", t.Stat.ID, err)
 		}
 	}
 	return nil
 }
+
+// fileRules is what is added to a containment's id for the gate's rules on
+// single files: they end with it, the rule on the content stands.
+const fileRules = ".file"
 
 func (c *containment) ungate() {
 	if !c.gated {
@@ -461,7 +471,7 @@ func (c *containment) ungate() {
 	}
 	c.gated = false
 	c.openFiles()
-	if err := c.gates.lift(c.ID); err != nil {
+	if err := errors.Join(c.gates.client.Release(c.ID+fileRules), c.gates.lift(c.ID)); err != nil {
 		c.note("the gate could not be lifted: %v", err)
 	}
 }

@@ -6,26 +6,24 @@ import (
 	"context"
 	"os"
 
+	"staunch/internal/agent/gate"
 	"staunch/internal/agent/process"
 )
 
-// Doctor tries what this kernel lets the agent do. It guesses nothing and
-// changes nothing that lasts.
-func Doctor(context.Context) []Check {
-	checks := []Check{{Name: "root", OK: os.Geteuid() == 0, Detail: "needed to see every process, to gate, and to take other people's files"}}
-	for _, rung := range []string{process.RungBPF, process.RungFreeze, process.RungConnector, process.RungBestEffort} {
-		check := Check{Name: "hold by " + rung}
-		h, err := process.New(process.Config{Rung: rung, StateDir: os.TempDir()})
-		if err != nil {
-			check.Detail = err.Error()
-		} else {
-			check.OK = true
-			_, check.Detail = h.Rung()
-			if err := h.Close(); err != nil {
-				check.OK, check.Detail = false, err.Error()
-			}
-		}
-		checks = append(checks, check)
+// Doctor tries what this kernel lets the agent do, each thing by its effect on
+// something harmless. It guesses nothing and changes nothing that lasts.
+func Doctor(ctx context.Context, gateArgs []string) ([]Check, error) {
+	scratch, err := os.MkdirTemp("", "staunch-doctor-")
+	if err != nil {
+		return nil, err
 	}
-	return checks
+	defer os.RemoveAll(scratch)
+	checks := []Check{{Name: "root", OK: os.Geteuid() == 0, Detail: "to see every process, to gate, and to take other people's files"}}
+	for _, c := range process.Probe(scratch) {
+		checks = append(checks, Check{Name: "hold: " + c.Name, OK: c.OK, Detail: c.Detail})
+	}
+	for _, c := range gate.Probe(ctx, gate.LocalConfig{GateArgs: gateArgs}) {
+		checks = append(checks, Check{Name: "gate: " + c.Name, OK: c.OK, Detail: c.Detail})
+	}
+	return checks, nil
 }

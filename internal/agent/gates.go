@@ -121,3 +121,14 @@ func (g *gates) write(all []Gated) error {
 	g.all = all
 	return nil
 }
+
+// watch reports what the gate refused until it is closed. An execution that it
+// had to let pass, because its content was known too late, is handed to stop.
+func (g *gates) watch(stop func(gate.Refusal)) {
+	for r := range g.client.Refusals() {
+		g.log.Warn("refused", "path", r.Path, "pid", r.PID, "sha1", r.File.SHA1, "exec", r.Exec, "late", r.Late, "rule", r.ID)
+		if r.Late {
+			stop(r)
+		}
+	}
+}

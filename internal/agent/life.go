@@ -254,7 +254,7 @@ func Fsck(ctx context.Context, s State, repair bool, log *slog.Logger) (FsckRepo
 	if err != nil {
 		return report, err
 	}
-	jr, err := journal.Fsck(s.path("journal"), repair, journal.Config{Log: log})
+	jr, err := journal.Fsck(s.JournalDir(), repair, journal.Config{Log: log})
 	if err != nil {
 		return report, err
 	}

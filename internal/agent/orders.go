@@ -54,7 +54,7 @@ func (a *Agent) Order(_ context.Context, e order.Envelope) (ack order.Ack, ok bo
 
 func (a *Agent) busy() (n int) {
 	for _, l := range a.lanes {
-		if l.order.ID != "" && l.receipt == nil {
+		if l.order.ID != "" && !l.over() {
 			n++
 		}
 	}
@@ -143,7 +143,12 @@ func (a *Agent) ReceiptKept(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if l := a.lanes[id]; l != nil && l.receipt != nil && !l.kept && a.write(journal.Kept, id, "", nil) {
-		l.kept = true
+		l.kept, l.receipt = true, nil
+	}
+	if a.journal.Size() > compactSize {
+		if err := a.compact(); err != nil {
+			a.die(err)
+		}
 	}
 }
 

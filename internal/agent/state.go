@@ -65,6 +65,9 @@ func OpenState(dir string) (State, error) {
 
 func (s State) path(name string) string { return filepath.Join(s.Dir, name) }
 
+// JournalDir is the journal's folder.
+func (s State) JournalDir() string { return s.path("journal") }
+
 // Lock makes this process the one that may change the folder.
 func (s State) Lock() (unlock func(), err error) {
 	unlock, err = durable.Lock(s.path("lock"))
