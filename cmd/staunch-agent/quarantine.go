@@ -21,18 +21,25 @@ type quarantineCmd struct {
 	Purge   purgeCmd   `cmd:"" help:"Delete a sealed file for good."`
 }
 
+// items lists the vault, without disturbing whoever works with it.
+func (s stateFlag) items(ctx context.Context, log *slog.Logger) ([]order.Item, error) {
+	state, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	if running, err := state.Dial(ctx); err == nil {
+		return running.Items(ctx)
+	}
+	return agent.ReadItems(state, log)
+}
+
 type listCmd struct {
 	stateFlag
 	All bool `help:"Restored and purged ones too."`
 }
 
 func (c listCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
-	svc, done, err := c.service(ctx, log, nil, "")
-	if err != nil {
-		return err
-	}
-	defer done()
-	items, err := svc.Items(ctx)
+	items, err := c.items(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -65,12 +72,7 @@ type showCmd struct {
 }
 
 func (c showCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
-	svc, done, err := c.service(ctx, log, nil, "")
-	if err != nil {
-		return err
-	}
-	defer done()
-	items, err := svc.Items(ctx)
+	items, err := c.items(ctx, log)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func (s stateFlag) service(ctx context.Context, log *slog.Logger, roots []string
 	if remote, err := state.Dial(ctx); err == nil {
 		return remote, func() {}, nil
 	}
-	unlock, err := state.Lock()
+	unlock, err := state.Lock(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -71,7 +71,7 @@ func (c enrollCmd) Run(ctx context.Context, out cli.Output) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := state.Lock()
+	unlock, err := state.Lock(ctx)
 	if err != nil {
 		return &cli.Hinted{Err: err, Hint: "stop the agent first: systemctl stop staunch-agent"}
 	}
@@ -130,7 +130,7 @@ func (c runCmd) Run(ctx context.Context, _ *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := state.Lock()
+	unlock, err := state.Lock(ctx)
 	if err != nil {
 		return err
 	}

@@ -22,12 +22,16 @@ func logger(format string) *slog.Logger {
 type statusCmd struct{ stateFlag }
 
 func (c statusCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
-	svc, done, err := c.service(ctx, log, nil, "")
+	state, err := c.open()
 	if err != nil {
 		return err
 	}
-	defer done()
-	s, err := svc.Status(ctx)
+	var s agent.Status
+	if running, dialErr := state.Dial(ctx); dialErr == nil {
+		s, err = running.Status(ctx)
+	} else {
+		s, err = agent.ReadStatus(state, log)
+	}
 	if err != nil {
 		return err
 	}
@@ -54,7 +58,7 @@ func (c fsckCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	unlock, err := state.Lock()
+	unlock, err := state.Lock(ctx)
 	if err != nil {
 		return &cli.Hinted{Err: err, Hint: "stop the agent first: systemctl stop staunch-agent"}
 	}

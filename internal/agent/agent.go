@@ -67,10 +67,11 @@ type Agent struct {
 	cleanup []func() error
 	fatal   chan error // a state that is no longer known: stop and start again from the disk
 
-	work   sync.WaitGroup // one per lane at work
-	stop   context.CancelFunc
-	ctx    context.Context // ends when Stop is called
-	hashes keyed           // one containment per content at a time
+	work     sync.WaitGroup // one per lane at work
+	watching sync.WaitGroup // what ends when the gate is closed
+	stop     context.CancelFunc
+	ctx      context.Context // ends when Stop is called
+	hashes   keyed           // one containment per content at a time
 
 	mu    sync.Mutex
 	lanes map[string]*lane // by order id; guarded by mu

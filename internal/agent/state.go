@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -13,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"staunch/internal/durable"
 	"staunch/internal/order"
@@ -68,13 +70,23 @@ func (s State) path(name string) string { return filepath.Join(s.Dir, name) }
 // JournalDir is the journal's folder.
 func (s State) JournalDir() string { return s.path("journal") }
 
+// lockPatience is how long a lock is waited for: a command that is about to end
+// gets out of the way of the agent.
+const lockPatience = 3 * time.Second
+
 // Lock makes this process the one that may change the folder.
-func (s State) Lock() (unlock func(), err error) {
-	unlock, err = durable.Lock(s.path("lock"))
-	if errors.Is(err, durable.ErrLocked) {
-		return nil, fmt.Errorf("cannot use state folder %s: another staunch-agent is at work in it: %w", s.Dir, err)
+func (s State) Lock(ctx context.Context) (unlock func(), err error) {
+	deadline := time.Now().Add(lockPatience)
+	for {
+		unlock, err = durable.Lock(s.path("lock"))
+		if !errors.Is(err, durable.ErrLocked) {
+			return unlock, err
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return nil, fmt.Errorf("cannot use state folder %s: another staunch-agent is at work in it: %w", s.Dir, err)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	return unlock, err
 }
 
 // Enrollment reads who this device is, or returns ErrNotEnrolled.
