@@ -34,7 +34,7 @@ var object []byte
 const (
 	hookArmed    = 1
 	hookAllExecs = 2
-	hookAllForks = 4
+	hookStream   = 4
 )
 
 // The kinds of hookEvent.
@@ -79,13 +79,13 @@ type hookAnswer struct {
 
 // hooks are the programs in the kernel.
 type hooks struct {
-	coll   *ebpf.Collection
-	links  []link.Link
-	iter   *link.Iter
-	events *ringbuf.Reader
-	reader sync.WaitGroup
-	onExec func(hookEvent) // called by the reader; must not block
-	child  bool            // the fork hook can kill the child (Linux 6.13)
+	coll    *ebpf.Collection
+	links   []link.Link
+	iter    *link.Iter
+	events  *ringbuf.Reader // kills, and execs that may be of a target; read by reader
+	reader  sync.WaitGroup
+	onEvent func(hookEvent) // called by the reader; must not block
+	child   bool            // the fork hook can kill the child (Linux 6.13)
 
 	asking sync.Mutex // guards the question and answer of inspect
 
@@ -96,13 +96,17 @@ type hooks struct {
 	call    link.Link          // guarded by mu; on_call, while armed, where child is false
 	streams map[*hookFeed]bool // guarded by mu
 
+	draining sync.Mutex      // guards births and spare
+	births   *ringbuf.Reader // forks and execs while there are streams; read by whoever drains
+	spare    ringbuf.Record
+
 	flushing sync.Mutex    // one flush at a time
 	flushed  chan struct{} // the reader has handed on all there was
 }
 
 // loadHooks puts the programs into the kernel and attaches them, disarmed. old
 // has them do without what kernels before 6.13 lack.
-func loadHooks(onExec func(hookEvent), old bool) (_ *hooks, err error) {
+func loadHooks(onEvent func(hookEvent), old bool) (_ *hooks, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("cannot raise the limit of locked memory: %w", err)
 	}
@@ -111,7 +115,7 @@ func loadHooks(onExec func(hookEvent), old bool) (_ *hooks, err error) {
 		return nil, fmt.Errorf("cannot read the embedded object: %w", err)
 	}
 	k := &hooks{
-		onExec: onExec, denials: make(map[uint64]int), watched: make(map[*Hold]int64),
+		onEvent: onEvent, denials: make(map[uint64]int), watched: make(map[*Hold]int64),
 		sizes: make(map[int64]int), streams: make(map[*hookFeed]bool), flushed: make(chan struct{}, 1),
 	}
 	k.child = !old && kernelHas("bpf_send_signal_task")
@@ -144,6 +148,10 @@ func loadHooks(onExec func(hookEvent), old bool) (_ *hooks, err error) {
 	if k.events, err = ringbuf.NewReader(k.coll.Maps["events"]); err != nil {
 		return nil, fmt.Errorf("cannot read the kernel hooks' events: %w", err)
 	}
+	if k.births, err = ringbuf.NewReader(k.coll.Maps["births"]); err != nil {
+		return nil, fmt.Errorf("cannot read the kernel hooks' events: %w", err)
+	}
+	k.births.SetDeadline(time.Unix(1, 0)) // never wait
 	k.reader.Go(k.read)
 	return k, nil
 }
@@ -164,6 +172,9 @@ func (k *hooks) close() error {
 		errs = append(errs, k.events.Close())
 	}
 	k.reader.Wait()
+	if k.births != nil {
+		errs = append(errs, k.births.Close())
+	}
 	k.mu.Lock()
 	if k.call != nil {
 		errs = append(errs, k.call.Close())
@@ -297,7 +308,7 @@ func (k *hooks) arm() error {
 		flags |= hookAllExecs
 	}
 	if len(k.streams) > 0 {
-		flags |= hookAllExecs | hookAllForks
+		flags |= hookStream
 	}
 	if err := k.coll.Variables["flags"].Set(flags); err != nil {
 		return fmt.Errorf("cannot arm the kernel hooks: %w", err)
@@ -374,7 +385,7 @@ func (f *hookFeed) close() error {
 // drain returns everything that had happened by the time of the call. The
 // kernel writes an event before the process it is about runs on.
 func (f *hookFeed) drain() ([]event, bool, error) {
-	if err := f.k.flush(); err != nil {
+	if err := f.k.pump(); err != nil {
 		return nil, false, err
 	}
 	missed := f.k.missed()
@@ -383,6 +394,34 @@ func (f *hookFeed) drain() ([]event, bool, error) {
 	all, lost := f.all, f.lost || missed != f.kmis
 	f.all, f.lost, f.kmis = nil, false, missed
 	return all, lost, nil
+}
+
+// pump shares out what the kernel has written.
+func (k *hooks) pump() error {
+	k.draining.Lock()
+	defer k.draining.Unlock()
+	for {
+		err := k.births.ReadInto(&k.spare)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read the kernel hooks' events: %w", err)
+		}
+		e, ok := parseHookEvent(k.spare.RawSample)
+		if !ok {
+			continue
+		}
+		out := event{ns: int64(e.Ns), pid: int(e.PID), exec: e.Kind == kindExec} //nolint:gosec // a clock
+		if e.Kind == kindFork {
+			out.parent = int(e.Parent)
+		}
+		k.mu.Lock()
+		for f := range k.streams {
+			f.push(out)
+		}
+		k.mu.Unlock()
+	}
 }
 
 func (f *hookFeed) push(e event) {
@@ -434,25 +473,19 @@ func (k *hooks) read() {
 		case err != nil:
 			return
 		}
-		var e hookEvent
-		if _, err := binary.Decode(rec.RawSample, binary.NativeEndian, &e); err != nil {
-			continue
+		if e, ok := parseHookEvent(rec.RawSample); ok {
+			k.onEvent(e)
 		}
-		k.hand(e)
 	}
 }
 
-func (k *hooks) hand(e hookEvent) {
-	out := event{ns: int64(e.Ns), pid: int(e.PID), exec: e.Kind == kindExec} //nolint:gosec // a clock
-	if e.Kind == kindFork {
-		out.parent = int(e.Parent)
+func parseHookEvent(b []byte) (e hookEvent, ok bool) {
+	if len(b) < int(unsafe.Sizeof(e)) {
+		return e, false
 	}
-	k.mu.Lock()
-	for f := range k.streams {
-		f.push(out)
-	}
-	k.mu.Unlock()
-	if e.Kind == kindExec || e.Killed != 0 {
-		k.onExec(e)
-	}
+	ne := binary.NativeEndian
+	return hookEvent{
+		Ns: ne.Uint64(b), Inode: ne.Uint64(b[8:]), Start: ne.Uint64(b[16:]), Kind: ne.Uint32(b[24:]),
+		PID: ne.Uint32(b[28:]), Parent: ne.Uint32(b[32:]), Killed: ne.Uint32(b[36:]),
+	}, true
 }

@@ -29,6 +29,7 @@ type Hold struct {
 	met     map[identity]*caught // guarded by mu
 	order   []*caught            // guarded by mu; as they were met
 	count   int                  // guarded by mu; all that were met
+	doomed  map[int]Match        // guarded by mu; those whose offspring the hooks kill, by number
 	sealed  map[inode.ID]bool    // guarded by mu; nameless files already handed out
 	quiet   bool                 // guarded by mu; Stop is at work and takes the matches itself
 	running bool                 // guarded by mu; between Arm and Release
@@ -70,7 +71,7 @@ func (h *Holder) Arm(t Target) (*Hold, error) {
 	}
 	d := &Hold{
 		h: h, t: t, judge: newJudge(t), running: true,
-		pins: make(map[uint64]*pin), met: make(map[identity]*caught), sealed: make(map[inode.ID]bool),
+		pins: make(map[uint64]*pin), met: make(map[identity]*caught), sealed: make(map[inode.ID]bool), doomed: make(map[int]Match),
 	}
 	for _, c := range t.Copies {
 		if err := d.Add(c); err != nil {
@@ -139,11 +140,24 @@ func (d *Hold) deny(f *os.File) error {
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	if d.pins[addr] != nil {
+	if p := d.pins[addr]; p != nil {
+		p.stat = st
 		return file.Close()
 	}
 	d.pins[addr] = &pin{file: file, stat: st, name: name}
 	return nil
+}
+
+// denies reports whether the kernel holds the file already, as it is now.
+func (d *Hold) denies(st inode.Stat) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.pins {
+		if p.stat.ID == st.ID && p.stat.Size == st.Size && p.stat.Mtime.Equal(st.Mtime) {
+			return true
+		}
+	}
+	return false
 }
 
 // sparedRunner returns a process that runs the file and must not be killed; 0

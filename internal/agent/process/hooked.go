@@ -129,17 +129,11 @@ func (d *Hold) event(e hookEvent) {
 		}
 		return
 	}
-	d.mu.Lock()
-	p := d.pins[e.Inode]
-	d.mu.Unlock()
-	if p == nil {
+	m, ok := d.struck(e)
+	if !ok {
 		return // another hold's
 	}
-	// USER_HZ is 100 wherever Linux runs Go.
-	const tick = uint64(time.Second / 100)
-	c := &caught{pidfd: -1, Match: Match{
-		PID: int(e.PID), PPID: int(e.Parent), Start: e.Start / tick, Exe: p.name, How: Executes, Ident: p.stat.ID, Killed: true,
-	}}
+	c := &caught{pidfd: -1, Match: m}
 	fd, err := unix.PidfdOpen(c.PID, 0)
 	switch {
 	case errors.Is(err, unix.ESRCH):
@@ -157,6 +151,23 @@ func (d *Hold) event(e hookEvent) {
 	d.note(c)
 }
 
+// struck describes what a hook has killed for this hold.
+func (d *Hold) struck(e hookEvent) (Match, bool) {
+	const tick = uint64(time.Second / 100) // USER_HZ is 100 wherever Linux runs Go
+	m := Match{PID: int(e.PID), PPID: int(e.Parent), Start: e.Start / tick, How: Executes, Killed: true}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.pins[e.Inode]; p != nil {
+		m.Exe, m.Ident = p.name, p.stat.ID
+		return m, true
+	}
+	if p, ok := d.doomed[m.PPID]; ok && e.Kind == kindFork {
+		m.Exe, m.Ident, m.How, m.Command = p.Exe, p.Ident, p.How, p.Command
+		return m, true
+	}
+	return m, false
+}
+
 // stopHooked is the rung bpf. The hooks have been armed: nothing is born of a
 // match any more, so what two passes of the task iterator do not find, is not
 // there. Mappings and scripts are then followed by the same events.
@@ -171,6 +182,7 @@ func (d *Hold) stopHooked(ctx context.Context, r *Result) error {
 			clean = 0
 		}
 	}
+	d.bury(ctx)
 	s, err := d.h.hooks.stream()
 	if err != nil {
 		return err
@@ -187,21 +199,21 @@ func (d *Hold) stopHooked(ctx context.Context, r *Result) error {
 // pass runs the task iterator once, kills what matches and returns how many
 // had not been killed before.
 func (d *Hold) pass(ctx context.Context, l *look) (int, error) {
-	records, err := d.h.hooks.list()
+	pids, err := d.suspects()
 	if err != nil {
 		return 0, err
 	}
-	size, known := d.judge.bytes()
-	pids := make([]int, 0, 16)
-	for _, r := range records {
-		const vague = ^uint64(0)
-		if r.Denied != 0 || !known || r.Size == vague || r.Size == uint64(size) { //nolint:gosec // not negative when known
-			pids = append(pids, int(r.PID))
-		}
+	known := make(map[int]bool, len(pids))
+	for _, p := range pids {
+		known[p.pid] = p.denied
 	}
 	var fresh atomic.Int64
-	err = each(ctx, pids, func(pid int) {
-		if d.take(l, pid, false, unix.SIGKILL) {
+	err = each(ctx, numbers(pids), func(pid int) {
+		take := d.take
+		if known[pid] {
+			take = d.seize
+		}
+		if take(l, pid, false, unix.SIGKILL) {
 			fresh.Add(1)
 		}
 	})
@@ -209,4 +221,37 @@ func (d *Hold) pass(ctx context.Context, l *look) (int, error) {
 		return 0, fmt.Errorf("cannot finish killing: %w", err)
 	}
 	return int(fresh.Load()), nil
+}
+
+// suspect is a process that may execute the target; denied: by what the kernel
+// says, it does.
+type suspect struct {
+	pid    int
+	denied bool
+}
+
+func numbers(all []suspect) []int {
+	pids := make([]int, len(all))
+	for i, s := range all {
+		pids[i] = s.pid
+	}
+	return pids
+}
+
+// suspects lists, through the task iterator, all processes but those whose
+// program the kernel knows to have another size than the target.
+func (d *Hold) suspects() ([]suspect, error) {
+	records, err := d.h.hooks.list()
+	if err != nil {
+		return nil, err
+	}
+	size, known := d.judge.bytes()
+	all := make([]suspect, 0, 16)
+	for _, r := range records {
+		const vague = ^uint64(0)
+		if r.Denied != 0 || !known || r.Size == vague || r.Size == uint64(size) { //nolint:gosec // not negative when known
+			all = append(all, suspect{pid: int(r.PID), denied: r.Denied != 0})
+		}
+	}
+	return all, nil
 }

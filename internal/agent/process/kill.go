@@ -27,11 +27,17 @@ func (d *Hold) take(l *look, pid int, deep bool, sig unix.Signal) bool {
 		return false
 	}
 	closeFile(f.file)
+	return d.seize(l, pid, deep, sig)
+}
+
+// seize is take for a process that is likely to match.
+func (d *Hold) seize(l *look, pid int, deep bool, sig unix.Signal) bool {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return !errors.Is(err, unix.ESRCH) && l.problem(fmt.Errorf("cannot get hold of process %d: %w", pid, err))
 	}
-	if f = l.examine(pid, deep); f == nil {
+	f := l.examine(pid, deep)
+	if f == nil {
 		unix.Close(pidfd) //nolint:errcheck // a handle: nothing can be lost
 		return true       // it has moved on or died: whoever looks should look again
 	}
@@ -64,10 +70,14 @@ func (d *Hold) secure(l *look, c *caught, f *finding) {
 	file := f.file
 	if d.h.hooks != nil {
 		var err error
-		if f.how == Executes {
-			err = d.deny(file)
-		} else {
+		switch {
+		case f.how != Executes:
+			d.mu.Lock()
+			d.doomed[c.PID] = c.Match
+			d.mu.Unlock()
 			err = d.h.hooks.doom(c.PID, c.Start)
+		case !d.denies(f.stat):
+			err = d.deny(file)
 		}
 		if err != nil {
 			l.problem(err)
@@ -251,6 +261,7 @@ func (d *Hold) harvest(r *Result) {
 	}
 	d.order, d.count = nil, 0
 	clear(d.met)
+	clear(d.doomed)
 }
 
 // closeFile closes a file that was only read, or a handle: nothing can be lost.

@@ -21,36 +21,37 @@ type mapping struct {
 //	7f1c6a000000-7f1c6a021000 r-xp 00000000 fe:01 1234   /usr/lib/x.so
 func parseMaps(b []byte) []mapping {
 	var all []mapping
-	seen := make(map[mapping]bool)
 	for line := range bytes.Lines(b) {
-		m, ok := parseMapping(string(bytes.TrimSuffix(line, []byte("\n"))))
-		if !ok {
-			continue
-		}
-		key := m
-		key.at = ""
-		if !seen[key] {
-			seen[key] = true
+		m, ok := parseMapping(bytes.TrimSuffix(line, []byte("\n")))
+		// The parts of one file follow each other.
+		if n := len(all); ok && (n == 0 || !m.sameFile(all[n-1])) {
 			all = append(all, m)
 		}
 	}
 	return all
 }
 
-func parseMapping(line string) (mapping, bool) {
-	var m mapping
-	at, rest, _ := strings.Cut(line, " ")
-	perms, rest, _ := strings.Cut(rest, " ")
-	_, rest, _ = strings.Cut(rest, " ")
-	m.dev, rest, _ = strings.Cut(rest, " ")
-	m.ino, rest, _ = strings.Cut(rest, " ")
-	m.path = strings.TrimLeft(rest, " ")
-	from, to, ok := strings.Cut(at, "-")
-	if !ok || len(perms) != 4 || perms[2] != 'x' || m.ino == "" || m.ino == "0" {
+func (m mapping) sameFile(o mapping) bool {
+	return m.dev == o.dev && m.ino == o.ino && m.path == o.path
+}
+
+func parseMapping(line []byte) (mapping, bool) {
+	at, rest, _ := bytes.Cut(line, []byte(" "))
+	perms, rest, _ := bytes.Cut(rest, []byte(" "))
+	if len(perms) != 4 || perms[2] != 'x' {
 		return mapping{}, false
 	}
-	m.at = unpad(from) + "-" + unpad(to)
-	return m, true
+	_, rest, _ = bytes.Cut(rest, []byte(" "))
+	dev, rest, _ := bytes.Cut(rest, []byte(" "))
+	ino, rest, _ := bytes.Cut(rest, []byte(" "))
+	from, to, ok := bytes.Cut(at, []byte("-"))
+	if !ok || len(ino) == 0 || string(ino) == "0" {
+		return mapping{}, false
+	}
+	return mapping{
+		at: unpad(string(from)) + "-" + unpad(string(to)), dev: string(dev), ino: string(ino),
+		path: string(bytes.TrimLeft(rest, " ")),
+	}, true
 }
 
 // unpad takes leading zeros off: maps has at least eight digits, map_files has

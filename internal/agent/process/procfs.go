@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,8 @@ type procfs struct {
 	dir  *os.File
 	root bool // other users' processes can be read and killed
 	host bool // pids are those of the first pid namespace
+
+	buffers sync.Pool // of *bytes.Buffer, for read
 }
 
 // initPIDNS is the fixed inode number of the first pid namespace
@@ -138,8 +141,14 @@ func (p *procfs) read(pid int, entry string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, limit))
-	return b, errors.Join(err, f.Close())
+	buf, ok := p.buffers.Get().(*bytes.Buffer)
+	if !ok {
+		buf = bytes.NewBuffer(make([]byte, 0, 64<<10))
+	}
+	defer p.buffers.Put(buf)
+	buf.Reset()
+	_, err = buf.ReadFrom(io.LimitReader(f, limit))
+	return bytes.Clone(buf.Bytes()), errors.Join(err, f.Close())
 }
 
 // link returns what a link points to.

@@ -83,7 +83,7 @@ func (d *Hold) end() {
 // alive counts the processes that execute the target now.
 func (d *Hold) alive(ctx context.Context) (int, error) {
 	l := d.h.newLook(d.judge)
-	pids, err := d.h.proc.pids()
+	pids, err := d.candidates()
 	if err != nil {
 		return 0, err
 	}
@@ -95,6 +95,15 @@ func (d *Hold) alive(ctx context.Context) (int, error) {
 		}
 	})
 	return len(found), errors.Join(err, l.trouble())
+}
+
+// candidates lists the processes that could execute the target.
+func (d *Hold) candidates() ([]int, error) {
+	if d.h.hooks == nil {
+		return d.h.proc.pids()
+	}
+	all, err := d.suspects()
+	return numbers(all), err
 }
 
 // sweep examines every process once and kills what matches; it returns how

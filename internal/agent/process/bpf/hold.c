@@ -22,7 +22,7 @@ char LICENSE[] SEC("license") = "GPL"; // bpf_send_signal asks for it
 // What flags asks for; see the constants of the same names in bpf.go.
 #define ARMED 1	    // some file is denied: look at every exec and fork
 #define ALL_EXECS 2 // tell of every exec, not only of files of a wanted size
-#define ALL_FORKS 4 // tell of every new process
+#define STREAM 4    // tell of every exec and of every new process in births
 
 #define KIND_EXEC 1
 #define KIND_FORK 2
@@ -84,7 +84,12 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 21);
-} events SEC(".maps");
+} events SEC(".maps"); // what was killed, and execs that may be of a target
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 21);
+} births SEC(".maps"); // while STREAM
 
 volatile const __u32 old_kernel; // do as before 6.13
 volatile __u32 flags;
@@ -132,9 +137,9 @@ static __always_inline bool is_doomed(struct task_struct *p, __u32 tgid)
 	return start && *start == BPF_CORE_READ(p, group_leader, start_boottime) / TICK;
 }
 
-static __always_inline void tell(__u32 kind, __u64 inode, __u32 tgid, __u32 parent, __u64 start, __u32 how)
+static __always_inline void tell(void *ring, __u32 kind, __u64 inode, __u32 tgid, __u32 parent, __u64 start, __u32 how)
 {
-	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	struct event *e = bpf_ringbuf_reserve(ring, sizeof(*e), 0);
 
 	if (!e) {
 		__sync_fetch_and_add(&lost, 1);
@@ -165,15 +170,19 @@ int BPF_PROG(on_exec, struct task_struct *p, pid_t old_pid, struct linux_binprm 
 
 	if (!inode || tgid == 1 || tgid == self)
 		return 0;
+	__u32 parent = BPF_CORE_READ(p, real_parent, tgid);
+	__u64 start = BPF_CORE_READ(p, group_leader, start_boottime);
+
 	mark_of(inode, &now);
 	struct mark *was = bpf_map_lookup_elem(&denied, &key);
 	if (was && was->size == now.size && was->mtime_sec == now.mtime_sec && was->mtime_nsec == now.mtime_nsec) {
 		bpf_send_signal(SIGKILL);
 		how = EVENT_KILLED;
-	} else if (!was && !(want & ALL_EXECS) && !vague(inode) && !bpf_map_lookup_elem(&sizes, &now.size)) {
-		return 0;
 	}
-	tell(KIND_EXEC, key, tgid, BPF_CORE_READ(p, real_parent, tgid), BPF_CORE_READ(p, group_leader, start_boottime), how);
+	if (was || (want & ALL_EXECS) || vague(inode) || bpf_map_lookup_elem(&sizes, &now.size))
+		tell(&events, KIND_EXEC, key, tgid, parent, start, how);
+	if (want & STREAM)
+		tell(&births, KIND_EXEC, key, tgid, parent, start, how);
 	return 0;
 }
 
@@ -198,8 +207,13 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 			how = EVENT_KILLED;
 		}
 	}
-	if (child_tgid != tgid && (how || (want & ALL_FORKS)))
-		tell(KIND_FORK, key, child_tgid, tgid, BPF_CORE_READ(child, start_boottime), how);
+	if (child_tgid == tgid)
+		return 0; // a thread
+	__u64 start = BPF_CORE_READ(child, start_boottime);
+	if (how)
+		tell(&events, KIND_FORK, key, child_tgid, tgid, start, how);
+	if (want & STREAM)
+		tell(&births, KIND_FORK, key, child_tgid, tgid, start, how);
 	return 0;
 }
 
