@@ -31,11 +31,7 @@ const (
 	dev2 = "2222222222222222222222222222222222222222"
 )
 
-var (
-	soc    = auth.Caller{Kind: auth.App, ID: "app-1", Name: "soc-automation", AppID: "app-1", Permissions: []auth.Permission{auth.MachineStopAndQuarantine, auth.MachineReadAll}}
-	system = auth.Caller{Kind: auth.System, ID: "system"}
-	admin  = auth.Caller{Kind: auth.Admin, ID: "admin", Name: "admin"}
-)
+var soc = auth.Caller{Kind: auth.App, ID: "app-1", Name: "soc-automation", AppID: "app-1", Permissions: []auth.Permission{auth.MachineStopAndQuarantine, auth.MachineReadAll}}
 
 // kit is a service on a real store, with devices that it can play.
 type kit struct {

@@ -214,7 +214,7 @@ func TestFaultsStayInside(t *testing.T) {
 	}{
 		"error":            {func() error { return errors.New("secret 42: disk is on fire") }, 500, "InternalServerError"},
 		"panic":            {func() error { panic("secret 42") }, 500, "InternalServerError"},
-		"nil map":          {func() error { var m map[string]int; m["secret 42"] = 1; return nil }, 500, "InternalServerError"},
+		"nil pointer":      {func() error { var e *api.Error; return errors.New(e.Message) }, 500, "InternalServerError"},
 		"code we have not": {func() error { return api.Errorf("Made up", "secret 42") }, 500, "InternalServerError"},
 		"slow database":    {func() error { return fmt.Errorf("secret 42: %w", context.DeadlineExceeded) }, 503, "ServiceUnavailable"},
 		"wrapped refusal":  {func() error { return fmt.Errorf("secret 42: %w", api.Errorf(api.BadRequest, "no")) }, 400, "BadRequest"},
