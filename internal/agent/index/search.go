@@ -189,7 +189,7 @@ func (s *search) named(paths []string) error {
 			abs, err = filepath.EvalSymlinks(abs)
 		}
 		if err != nil {
-			return fmt.Errorf("root %s: %w", gap(p, "not there"), err)
+			return fmt.Errorf("root %s: %w", order.TextOf(p), err)
 		}
 		real = append(real, abs)
 	}
@@ -223,7 +223,7 @@ func (s *search) root(path string, want *mount) error {
 		parent := &node{name: filepath.Dir(path), id: dir.id, fd: -1}
 		s.roots = append(s.roots, work{n: parent, files: []entry{{name: filepath.Base(path), ino: f.id.Ino, typ: unix.DT_REG}}})
 	default:
-		return fmt.Errorf("%s is neither a folder nor a regular file", gap(path, "cannot be searched"))
+		return fmt.Errorf("%s: is neither a folder nor a regular file", order.TextOf(path))
 	}
 	s.res.Covered = append(s.res.Covered, path)
 	return nil
