@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -77,6 +78,7 @@ type containment struct {
 type taken struct {
 	index.Copy
 	nameless bool            // reached only through a process; there is no place to take it from
+	guarded  bool            // the guard lets it be taken
 	state    order.CopyState // "" while nothing has become of it
 	item     string
 	err      error
@@ -163,6 +165,9 @@ func (c *containment) run(ctx context.Context) error {
 			return fail(order.Reappeared, "it came back %d times while it was being taken; find what brings it back (see persistence) and order again", round)
 		}
 		c.note("round %d: %v", round+1, err)
+		if err := c.look(ctx); err != nil { // what moved has other names by now
+			return err
+		}
 		first = slices.IndexFunc(steps, func(s step) bool { return s.name == "guard" })
 	}
 }
@@ -369,8 +374,26 @@ func (c *containment) addRunning(matches []process.Match) {
 			_ = m.File.Close() // read only
 			continue
 		}
+		if got.Paths = nameOf(m.File, got.Stat.ID); len(got.Paths) > 0 {
+			c.add(got) // a process showed a place that was not searched
+			continue
+		}
 		c.copies = append(c.copies, &taken{Copy: got, nameless: true})
 	}
+}
+
+// nameOf returns the name by which the kernel knows an open file, if that leads
+// to it from here: it does not for a file that is deleted, in memory, or on a
+// file system that only others have mounted.
+func nameOf(f *os.File, id inode.ID) []string {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return nil
+	}
+	if found, ok := at(name); !ok || found != id {
+		return nil
+	}
+	return []string{name}
 }
 
 func describe(f *os.File, s *sums) (index.Copy, error) {
@@ -418,6 +441,7 @@ func (c *containment) guard(ctx context.Context) error {
 	for _, t := range c.open() {
 		files = append(files, guard.File{File: t.File, ID: t.Stat.ID, Sum: t.Sum, Paths: t.Paths})
 		room += t.Sum.Size
+		t.guarded = true
 	}
 	err := c.rules.Check(ctx, files, c.Force)
 	var refusal *guard.Refusal
@@ -533,19 +557,33 @@ func (c *containment) hold(ctx context.Context) (err error) {
 
 // take seals every copy and removes it from its place.
 func (c *containment) take(ctx context.Context) error {
-	all, left := 0, 0
+	if slices.ContainsFunc(c.open(), func(t *taken) bool { return !t.guarded }) {
+		if err := c.guard(ctx); err != nil { // of what the hold has turned up
+			return err
+		}
+	}
+	todo := c.open()
+	c.each(todo, func(t *taken) { t.err = c.takeOne(ctx, t); t.doneNs = c.since() })
+	all, left, moved := len(todo), 0, 0
 	var firstErr error
-	for _, t := range c.open() {
-		all++
-		err := c.takeOne(ctx, t)
-		t.doneNs, t.err = c.since(), err
-		if err == nil {
-			continue
+	for _, t := range todo {
+		switch {
+		case t.err == nil:
+		case errors.Is(t.err, vault.ErrMoved):
+			moved++
+			t.err = nil
+		default:
+			left++
+			if firstErr == nil {
+				firstErr = t.err
+			}
 		}
-		left++
-		if firstErr == nil {
-			firstErr = err
+		if t.state == order.Gated {
+			c.note("%s: %s", first(t.Paths), t.Note)
 		}
+	}
+	if left == 0 && moved > 0 {
+		return fmt.Errorf("%w: %d copies were renamed meanwhile", errRound, moved)
 	}
 	if left == 0 {
 		return nil
@@ -559,27 +597,21 @@ func (c *containment) take(ctx context.Context) error {
 func (c *containment) takeOne(ctx context.Context, t *taken) error {
 	if t.Layer == index.LayerLower {
 		t.state = order.Gated
-		c.note("%s: %s", first(t.Paths), t.Note)
 		return nil
 	}
 	why := vault.Why{Order: c.ID, Comment: c.Comment, Requestor: c.Requestor}
 	if t.nameless {
-		item, err := c.vault.SealOpen(ctx, t.File, why)
-		if err != nil {
-			t.state = order.InPlace
-			return err
-		}
-		t.state, t.item = order.Sealed, item.ID
-		return nil
+		return c.sealOpen(ctx, t, why)
 	}
 	g, err := c.vault.Grab(ctx, t.File, t.Paths, c.File.Matches)
 	switch {
+	case errors.Is(err, vault.ErrMoved):
+		return err
+	case errors.Is(err, vault.ErrVanished): // somebody removed it: what we have open is all there is
+		return c.sealOpen(ctx, t, why)
 	case errors.Is(err, vault.ErrChanged):
 		t.state = order.PutBack
 		return err
-	case errors.Is(err, vault.ErrVanished):
-		t.state = order.Vanished
-		return nil
 	case err != nil:
 		t.state = order.InPlace
 		return err
@@ -596,6 +628,39 @@ func (c *containment) takeOne(ctx context.Context, t *taken) error {
 	}
 	t.state, t.item = order.Sealed, item.ID
 	return err // a *vault.LeftError: sealed, but some of its names are left
+}
+
+// takers is how many copies are taken at once: most of the time of a small one
+// is spent waiting for the disk, which syncs many as fast as one.
+const takers = 16
+
+// each calls do for every copy, some at a time, and waits for all.
+func (c *containment) each(todo []*taken, do func(*taken)) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, takers)
+	for _, t := range todo {
+		slots <- struct{}{}
+		wg.Go(func() {
+			do(t)
+			<-slots
+		})
+	}
+	wg.Wait()
+}
+
+// sealOpen seals a file that can be reached only through its descriptor.
+func (c *containment) sealOpen(ctx context.Context, t *taken, why vault.Why) error {
+	item, err := c.vault.SealOpen(ctx, t.File, why)
+	if err != nil {
+		t.state = order.InPlace
+		return err
+	}
+	t.state, t.item = order.Sealed, item.ID
+	if st, err := inode.Of(t.File); err == nil && st.Nlink > 0 {
+		t.state = order.InPlace
+		return fmt.Errorf("sealed as %s, but it has a name that cannot be reached from here: on a file system that only its processes had mounted", item.ID)
+	}
+	return nil
 }
 
 // proofLooks are when the processes are looked at again after the last step:
@@ -621,6 +686,9 @@ func (c *containment) prove(ctx context.Context) error {
 		if len(matches) > 0 {
 			return fmt.Errorf("%w: %d more processes", errRound, len(matches))
 		}
+	}
+	if c.privileged && !c.receipt.HeldProven {
+		return fail(order.NotProven, "all that was found is stopped and sealed, but holding by %s does not exclude that a process escaped by forking: see the notes, and staunch-agent doctor", c.receipt.Rung)
 	}
 	for _, t := range c.copies {
 		for _, p := range t.Paths {

@@ -38,6 +38,7 @@ const (
 	NoSpace            Code = "NoSpace"              // the vault has no room; nothing was moved
 	AccessDenied       Code = "AccessDenied"         // the agent lacks the right; Reason says which
 	NotSupported       Code = "NotSupported"         // this kernel or file system cannot do it
+	NotProven          Code = "NotProven"            // all that was found is stopped and sealed, but the method does not exclude more
 	Reappeared         Code = "Reappeared"           // a copy or match came back between the last step and the last look
 	HashConflict       Code = "HashConflict"         // copies with one SHA-1 and several SHA-256
 	ItemNotFound       Code = "ItemNotFound"         // no such vault item
