@@ -259,7 +259,8 @@ func (k *hooks) pardon(pid int) {
 	_ = k.coll.Maps["doomed"].Delete(uint32(pid)) //nolint:gosec // pids are small; gone already is fine
 }
 
-// watch has the kernel tell of execs that may be of the hold's target.
+// watch has the kernel tell of execs that may be of the hold's target; called
+// again, it takes account of what has been learnt of it since.
 func (k *hooks) watch(d *Hold) error {
 	size := int64(-1)
 	if n, ok := d.judge.bytes(); ok && d.judge.program() {
@@ -267,7 +268,8 @@ func (k *hooks) watch(d *Hold) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, ok := k.watched[d]; ok {
+	old, watched := k.watched[d]
+	if watched && old == size {
 		return nil
 	}
 	if size >= 0 {
@@ -277,7 +279,21 @@ func (k *hooks) watch(d *Hold) error {
 	}
 	k.watched[d] = size
 	k.sizes[size]++
+	if watched {
+		k.forget(old)
+	}
 	return k.arm()
+}
+
+// forget undoes one hold's wait for a size. Called with mu held.
+func (k *hooks) forget(size int64) {
+	if k.sizes[size]--; k.sizes[size] > 0 {
+		return
+	}
+	delete(k.sizes, size)
+	if size >= 0 {
+		_ = k.coll.Maps["sizes"].Delete(uint64(size)) // a size too many only costs a look
+	}
 }
 
 // unwatch undoes watch.
@@ -289,12 +305,7 @@ func (k *hooks) unwatch(d *Hold) {
 		return
 	}
 	delete(k.watched, d)
-	if k.sizes[size]--; k.sizes[size] <= 0 {
-		delete(k.sizes, size)
-		if size >= 0 {
-			_ = k.coll.Maps["sizes"].Delete(uint64(size)) // a size too many only costs a look
-		}
-	}
+	k.forget(size)
 	_ = k.arm() // disarming cannot fail for want of anything; armed for nothing costs a look
 }
 

@@ -4,7 +4,8 @@ package process
 
 import (
 	"context"
-	"sync/atomic"
+	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,36 +108,33 @@ func (c *pursuit) follow(events []event) {
 	}
 }
 
-// examine deals with the next few processes.
+// examine deals with the next few processes. Only those that do not match are
+// taken for innocent: a killed one may still be in the middle of a fork. What
+// was met is looked at again, in case the kill came to nothing.
 func (c *pursuit) examine(ctx context.Context) error {
 	const batch = 32
 	from := max(0, len(c.work)-batch)
-	pids := c.work[from:]
-	found := make([]int64, len(pids))
-	index := make(map[int]int, len(pids))
-	for i, pid := range pids {
-		index[pid] = i
-	}
-	next := make([]int, 0, len(index))
-	for pid := range index {
-		next = append(next, pid)
-	}
-	var met atomic.Int64
-	err := each(ctx, next, func(pid int) {
-		if c.d.take(c.look, pid, true, unix.SIGKILL) {
-			met.Add(1)
-			return
+	pids := slices.Clone(c.work[from:])
+	slices.Sort(pids)
+	pids = slices.Compact(pids)
+	var mu sync.Mutex
+	var again []int
+	err := each(ctx, pids, func(pid int) {
+		got := c.d.take(c.look, pid, true, unix.SIGKILL)
+		now := monotonic()
+		mu.Lock()
+		defer mu.Unlock()
+		switch got {
+		case harmless:
+			c.clean[pid] = now
+		case news:
+			again = append(again, pid)
+		case known:
 		}
-		found[index[pid]] = monotonic()
 	})
 	if err != nil {
 		return err
 	}
-	c.work = c.work[:from]
-	for pid, i := range index {
-		if found[i] != 0 {
-			c.clean[pid] = found[i]
-		}
-	}
+	c.work = append(c.work[:from], again...)
 	return nil
 }

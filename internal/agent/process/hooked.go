@@ -203,17 +203,17 @@ func (d *Hold) pass(ctx context.Context, l *look) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	known := make(map[int]bool, len(pids))
+	sure := make(map[int]bool, len(pids))
 	for _, p := range pids {
-		known[p.pid] = p.denied
+		sure[p.pid] = p.denied
 	}
 	var fresh atomic.Int64
 	err = each(ctx, numbers(pids), func(pid int) {
 		take := d.take
-		if known[pid] {
+		if sure[pid] {
 			take = d.seize
 		}
-		if take(l, pid, false, unix.SIGKILL) {
+		if take(l, pid, false, unix.SIGKILL) == news {
 			fresh.Add(1)
 		}
 	})
@@ -245,11 +245,11 @@ func (d *Hold) suspects() ([]suspect, error) {
 	if err != nil {
 		return nil, err
 	}
-	size, known := d.judge.bytes()
+	size, sized := d.judge.bytes()
 	all := make([]suspect, 0, 16)
 	for _, r := range records {
 		const vague = ^uint64(0)
-		if r.Denied != 0 || !known || r.Size == vague || r.Size == uint64(size) { //nolint:gosec // not negative when known
+		if r.Denied != 0 || !sized || r.Size == vague || r.Size == uint64(size) { //nolint:gosec // not negative when known
 			all = append(all, suspect{pid: int(r.PID), denied: r.Denied != 0})
 		}
 	}

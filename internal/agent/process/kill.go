@@ -12,8 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// take examines one process and, if it matches, kills it. It returns true if a
-// match was met that had not been killed before.
+// outcome is what came of looking at one process.
+type outcome int
+
+const (
+	harmless outcome = iota // it does not match
+	news                    // a match was met, or what looked like one: look again
+	known                   // a match that has had the signal before
+)
+
+// take examines one process and, if it matches, kills it.
 //
 //	pidfd_open  stat/open exe  (describe)  stat exe again  pidfd_send_signal
 //
@@ -21,32 +29,38 @@ import (
 // the descriptor does not. The program is looked at once more immediately
 // before the signal, so that a process which has moved on to another program
 // is let go; between that look and the signal lie some microseconds.
-func (d *Hold) take(l *look, pid int, deep bool, sig unix.Signal) bool {
+func (d *Hold) take(l *look, pid int, deep bool, sig unix.Signal) outcome {
 	f := l.examine(pid, deep)
 	if f == nil {
-		return false
+		return harmless
 	}
 	closeFile(f.file)
 	return d.seize(l, pid, deep, sig)
 }
 
 // seize is take for a process that is likely to match.
-func (d *Hold) seize(l *look, pid int, deep bool, sig unix.Signal) bool {
+func (d *Hold) seize(l *look, pid int, deep bool, sig unix.Signal) outcome {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return !errors.Is(err, unix.ESRCH) && l.problem(fmt.Errorf("cannot get hold of process %d: %w", pid, err))
+		if !errors.Is(err, unix.ESRCH) {
+			l.problem(fmt.Errorf("cannot get hold of process %d: %w", pid, err))
+		}
+		return known // gone, or not to be had however often one looks
 	}
 	f := l.examine(pid, deep)
 	if f == nil {
 		unix.Close(pidfd) //nolint:errcheck // a handle: nothing can be lost
-		return true       // it has moved on or died: whoever looks should look again
+		return news       // it has moved on or died
 	}
 	c := &caught{Match: d.h.describe(pid, f), pidfd: pidfd}
-	old := d.known(c.Match)
+	old := d.recorded(c.Match)
 	if c.Start == 0 || old != nil && (old.Killed || sig != unix.SIGKILL || d.h.spared(pid)) {
 		closeFile(f.file)
 		c.closePidfd()
-		return c.Start == 0 // 0: it died while it was described
+		if c.Start == 0 {
+			return news // it died while it was described
+		}
+		return known
 	}
 	if d.h.spared(pid) {
 		closeFile(f.file)
@@ -59,7 +73,7 @@ func (d *Hold) seize(l *look, pid int, deep bool, sig unix.Signal) bool {
 			d.h.hooks.pardon(c.PID)
 		}
 		c.drop()
-		return true
+		return news
 	}
 	return d.note(c)
 }
@@ -73,6 +87,9 @@ func (d *Hold) secure(l *look, c *caught, f *finding) {
 		switch {
 		case f.how != Executes:
 			d.mu.Lock()
+			if len(d.doomed) >= maxMet {
+				clear(d.doomed) // they are only for telling whose child a hook has killed
+			}
 			d.doomed[c.PID] = c.Match
 			d.mu.Unlock()
 			err = d.h.hooks.doom(c.PID, c.Start)
@@ -124,31 +141,33 @@ func (l *look) still(f *finding) bool {
 	return true
 }
 
-// problem records what could not be done; it returns true.
-func (l *look) problem(err error) bool {
+// problem records what could not be done.
+func (l *look) problem(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.problems) < maxProblems {
 		l.problems = append(l.problems, err)
 	}
-	return true
 }
 
-// known returns the match already recorded for the process.
-func (d *Hold) known(m Match) *caught {
+// recorded returns the match already recorded for the process.
+func (d *Hold) recorded(m Match) *caught {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.met[identity{m.PID, m.Start}]
 }
 
-// note records a match and reports whether it is news.
-func (d *Hold) note(c *caught) bool {
+// note records a match and says whether it is news.
+func (d *Hold) note(c *caught) outcome {
 	d.mu.Lock()
 	key := identity{c.PID, c.Start}
 	if old := d.met[key]; old != nil {
 		fresh := old.merge(c)
 		d.mu.Unlock()
-		return fresh
+		if fresh {
+			return news
+		}
+		return known
 	}
 	seen := d.t.Seen
 	if d.quiet || seen == nil {
@@ -166,7 +185,7 @@ func (d *Hold) note(c *caught) bool {
 		c.closePidfd()
 		seen(c.Match)
 	}
-	return true
+	return news
 }
 
 // merge takes over what a second meeting with the same process brought.

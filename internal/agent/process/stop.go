@@ -60,6 +60,11 @@ func (d *Hold) Stop(ctx context.Context) (Result, error) {
 			r.Proven = false
 		}
 	}
+	if d.h.hooks != nil { // its size is known now: no need to be told of every exec
+		if err := d.h.hooks.watch(d); err != nil {
+			r.Notes = append(r.Notes, err.Error())
+		}
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		return r, fmt.Errorf("cannot finish killing: %w", cause)
 	}
@@ -111,7 +116,7 @@ func (d *Hold) candidates() ([]int, error) {
 func (d *Hold) sweep(ctx context.Context, l *look, pids []int, sig unix.Signal) (int, error) {
 	found := make(chan int, len(pids))
 	err := each(ctx, pids, func(pid int) {
-		if d.take(l, pid, true, sig) {
+		if d.take(l, pid, true, sig) == news {
 			found <- pid
 		}
 	})
