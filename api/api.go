@@ -186,6 +186,14 @@ type RestoreRequest struct {
 	ExternalID  string `json:"externalId,omitempty"`
 }
 
+// RecoveryCode puts one file back on a device that cannot reach its server:
+// staunch-agent quarantine recover CODE.
+type RecoveryCode struct {
+	ActionID string `json:"actionId"`
+	Code     string `json:"code"`    // one line; good once, on that device
+	Expires  Time   `json:"expires"` //
+}
+
 // Evidence is what GET /v1/machineactions/{id}/evidence answers: the device's
 // signed receipt, decoded and as it came.
 type Evidence struct {

@@ -52,3 +52,8 @@ func (c *Client) Purge(ctx context.Context, item, comment string) (api.MachineAc
 	}
 	return get[api.MachineAction](c, ctx, q)
 }
+
+// RecoveryCode orders a restore that a person carries to the device.
+func (c *Client) RecoveryCode(ctx context.Context, item string, r api.RestoreRequest) (api.RecoveryCode, error) {
+	return get[api.RecoveryCode](c, ctx, call{method: "POST", path: "/v1/quarantine/" + url.PathEscape(item) + "/recovery-code", body: r})
+}

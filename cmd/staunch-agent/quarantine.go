@@ -18,6 +18,7 @@ type quarantineCmd struct {
 	List    listCmd    `cmd:"" help:"List the sealed files."`
 	Show    showCmd    `cmd:"" help:"Show one sealed file."`
 	Restore restoreCmd `cmd:"" help:"Put sealed files back, bytes and metadata."`
+	Recover recoverCmd `cmd:"" help:"Put a file back with a recovery code, when the server cannot be reached."`
 	Purge   purgeCmd   `cmd:"" help:"Delete a sealed file for good."`
 }
 
@@ -173,6 +174,24 @@ func (c purgeCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) err
 	}
 	defer done()
 	r, err := svc.Purge(ctx, agent.PurgeRequest{Item: c.Item})
+	if err != nil {
+		return err
+	}
+	return printOutcomes(out, []order.Receipt{r})
+}
+
+type recoverCmd struct {
+	stateFlag
+	Code string `arg:"" help:"What staunch quarantine recovery-code printed."`
+}
+
+func (c recoverCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
+	svc, done, err := c.service(ctx, log, nil, "")
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := svc.Recover(ctx, agent.RecoverRequest{Code: c.Code})
 	if err != nil {
 		return err
 	}

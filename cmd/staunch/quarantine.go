@@ -17,6 +17,7 @@ type quarantineCmd struct {
 	List    itemsCmd   `cmd:"" help:"List sealed files, latest first."`
 	Show    itemCmd    `cmd:"" help:"Show one."`
 	Restore restoreCmd `cmd:"" help:"Put one back, bytes and metadata."`
+	Code    codeCmd    `cmd:"" name:"recovery-code" help:"Get a code that puts one back on a device that cannot reach the server."`
 	Purge   purgeCmd   `cmd:"" help:"Delete one for good."`
 }
 
@@ -84,6 +85,26 @@ func (c restoreCmd) Run(ctx context.Context, out cli.Output, as profileName) err
 		return err
 	}
 	return finish(ctx, out, server, a, c.Wait)
+}
+
+type codeCmd struct {
+	Item    string `arg:"" help:"Item id."`
+	To      string `help:"Another path to restore to." placeholder:"PATH"`
+	Comment string `help:"Why, for the record."`
+}
+
+func (c codeCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
+	server, err := as.client()
+	if err != nil {
+		return err
+	}
+	code, err := server.RecoveryCode(ctx, c.Item, api.RestoreRequest{Comment: c.Comment, Destination: c.To})
+	if err != nil {
+		return err
+	}
+	return out.Print(code, func(w writer) {
+		fmt.Fprintf(w, "on the device, as root, before %s:\nstaunch-agent quarantine recover %s\n", code.Expires.Local().Format(time.DateTime), code.Code)
+	})
 }
 
 type purgeCmd struct {

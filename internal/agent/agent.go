@@ -86,6 +86,7 @@ type lane struct {
 	kept      bool            // the server has the receipt
 	cancelled bool            // a cancel came before the order or during it
 	cancel    context.CancelFunc
+	done      chan struct{} // closed when the work of this run has ended
 }
 
 // over reports whether nothing is left to do but to have the receipt taken.

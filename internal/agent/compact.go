@@ -28,6 +28,9 @@ func (a *Agent) compact() error {
 		if l.kept && !now.Before(l.order.Expires.Add(order.MaxClockSkew)) {
 			gone[id] = true
 		}
+		if l.kept {
+			l.receipt = nil
+		}
 	}
 	err := a.journal.Rewrite(func(records []journal.Record) []journal.Record {
 		kept := records[:0:0]

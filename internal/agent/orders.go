@@ -86,11 +86,12 @@ func (a *Agent) cancelLane(id string) bool {
 // begin starts the lane's work. The caller holds a.mu.
 func (a *Agent) begin(l *lane) {
 	ctx, cancel := context.WithCancel(a.ctx)
-	l.cancel = cancel
+	l.cancel, l.done = cancel, make(chan struct{})
 	if l.cancelled {
 		cancel()
 	}
 	a.work.Go(func() {
+		defer close(l.done)
 		defer cancel()
 		a.runLane(ctx, l)
 	})
@@ -138,12 +139,56 @@ func (a *Agent) carryOut(ctx context.Context, l *lane) order.Receipt {
 		Reason: fmt.Sprintf("this agent does not know how to %s", o.Kind)}
 }
 
+// Recover implements Service: it carries out a restore order that came by hand.
+// The order is verified and remembered like any other, and its receipt waits
+// for the server.
+func (a *Agent) Recover(ctx context.Context, r RecoverRequest) (order.Receipt, error) {
+	e, err := order.ParseRecoveryCode(r.Code)
+	if err != nil {
+		return order.Receipt{}, err
+	}
+	if a.enrollment.DeviceID == "" {
+		return order.Receipt{}, ErrNotEnrolled
+	}
+	o, err := order.Verify(e, a.deviceID(), a.now(), a.orderKeys...)
+	if err != nil {
+		return order.Receipt{}, err
+	}
+	if o.Kind != order.Restore {
+		return order.Receipt{}, fmt.Errorf("cannot recover: the code is an order to %s, not to restore", o.Kind)
+	}
+	a.mu.Lock()
+	used := a.lanes[o.ID] != nil && a.lanes[o.ID].over()
+	a.mu.Unlock()
+	if used {
+		return order.Receipt{}, fmt.Errorf("cannot recover: the code was used before (order %s); get a new one", o.ID)
+	}
+	if ack, ok := a.Order(ctx, e); !ok || ack.Refused != "" {
+		return order.Receipt{}, fmt.Errorf("cannot recover: the order was not accepted: %s", ack.Refused)
+	}
+	a.mu.Lock()
+	l := a.lanes[o.ID]
+	a.mu.Unlock()
+	select {
+	case <-l.done:
+	case <-ctx.Done():
+		return order.Receipt{}, ctx.Err()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var receipt order.Receipt
+	if l.receipt == nil {
+		return receipt, errors.New("cannot recover: the agent is stopping; give the code again")
+	}
+	return receipt, json.Unmarshal(l.receipt.Payload, &receipt)
+}
+
 // ReceiptKept notes that the server has the receipt of an order.
 func (a *Agent) ReceiptKept(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if l := a.lanes[id]; l != nil && l.receipt != nil && !l.kept && a.write(journal.Kept, id, "", nil) {
-		l.kept, l.receipt = true, nil
+		l.kept = true
 	}
 	if a.journal.Size() > compactSize {
 		if err := a.compact(); err != nil {

@@ -28,6 +28,7 @@ type Service interface {
 	Items(context.Context) ([]order.Item, error)
 	Restore(context.Context, RestoreRequest) (order.Receipt, error)
 	Purge(context.Context, PurgeRequest) (order.Receipt, error)
+	Recover(context.Context, RecoverRequest) (order.Receipt, error)
 	Status(context.Context) (Status, error)
 }
 
@@ -47,8 +48,7 @@ type Found struct {
 	NotCovered []string      `json:"notCovered,omitempty"`
 }
 
-// RestoreRequest names the items to put back: one by id, or all of a content,
-// or all of an order.
+// RestoreRequest names an item to put back.
 type RestoreRequest struct {
 	Item        string // vault item id
 	Destination string // another path; empty: where it was
@@ -56,6 +56,9 @@ type RestoreRequest struct {
 
 // PurgeRequest names an item to delete for good.
 type PurgeRequest struct{ Item string }
+
+// RecoverRequest carries a restore order that came by hand.
+type RecoverRequest struct{ Code string }
 
 // Status is how the agent is.
 type Status struct {
@@ -110,6 +113,7 @@ func Serve(ctx context.Context, l net.Listener, s Service) error {
 	handle(mux, "items", func(ctx context.Context, _ struct{}) ([]order.Item, error) { return s.Items(ctx) })
 	handle(mux, "restore", s.Restore)
 	handle(mux, "purge", s.Purge)
+	handle(mux, "recover", s.Recover)
 	handle(mux, "status", func(ctx context.Context, _ struct{}) (Status, error) { return s.Status(ctx) })
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stopped := make(chan error, 1)
@@ -208,6 +212,11 @@ func (r *Remote) Restore(ctx context.Context, q RestoreRequest) (order.Receipt, 
 // Purge implements Service.
 func (r *Remote) Purge(ctx context.Context, q PurgeRequest) (order.Receipt, error) {
 	return call[order.Receipt](ctx, r, "purge", q)
+}
+
+// Recover implements Service.
+func (r *Remote) Recover(ctx context.Context, q RecoverRequest) (order.Receipt, error) {
+	return call[order.Receipt](ctx, r, "recover", q)
 }
 
 // Status implements Service.

@@ -4,10 +4,12 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"staunch/api"
 	"staunch/internal/filehash"
+	"staunch/internal/order"
 	"staunch/internal/server/action"
 )
 
@@ -55,19 +57,41 @@ func (h *Handler) item(ctx context.Context, q *request) (answer, error) {
 }
 
 func (h *Handler) restore(ctx context.Context, q *request) (answer, error) {
-	f, err := q.object(true)
-	if err != nil {
-		return answer{}, err
-	}
-	var r action.RestoreRequest
-	if err := f.texts(map[string]*string{"comment": &r.Comment, "destination": &r.Destination, "externalId": &r.ExternalID}); err != nil {
-		return answer{}, err
-	}
-	a, err := h.cfg.Actions.Restore(ctx, q.caller, q.args["item"], r)
+	a, err := h.makeRestore(ctx, q)
 	if err != nil {
 		return answer{}, err
 	}
 	return q.created(a), nil
+}
+
+// recoveryCode is restore for a device that cannot be reached: the same order,
+// for a person to carry.
+func (h *Handler) recoveryCode(ctx context.Context, q *request) (answer, error) {
+	a, err := h.makeRestore(ctx, q)
+	if err != nil {
+		return answer{}, err
+	}
+	var e order.Envelope
+	if err := json.Unmarshal(a.Order, &e); err != nil {
+		return answer{}, fmt.Errorf("cannot read the order of action %s: %w", a.ID, err)
+	}
+	code, err := order.RecoveryCode(e)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{body: api.RecoveryCode{ActionID: a.ID, Code: code, Expires: api.Time{Time: a.Expires}}}, nil
+}
+
+func (h *Handler) makeRestore(ctx context.Context, q *request) (action.Action, error) {
+	f, err := q.object(true)
+	if err != nil {
+		return action.Action{}, err
+	}
+	var r action.RestoreRequest
+	if err := f.texts(map[string]*string{"comment": &r.Comment, "destination": &r.Destination, "externalId": &r.ExternalID}); err != nil {
+		return action.Action{}, err
+	}
+	return h.cfg.Actions.Restore(ctx, q.caller, q.args["item"], r)
 }
 
 // purge takes its comment from the query: clients send no body with DELETE, and

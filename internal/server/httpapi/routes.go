@@ -118,6 +118,11 @@ func routes() []route {
 			records: audit.ReleaseFromQuarantine, status: 201, body: api.RestoreRequest{}, answers: api.MachineAction{},
 		},
 		{
+			method: "POST", path: "/v1/quarantine/{item}/recovery-code", access: stop, handle: (*Handler).recoveryCode,
+			summary: "Put a quarantined file back by hand, on a device that cannot reach the server", client: "RecoveryCode",
+			records: audit.ReleaseFromQuarantine, status: 201, body: api.RestoreRequest{}, answers: api.RecoveryCode{},
+		},
+		{
 			method: "DELETE", path: "/v1/quarantine/{item}", access: stop, handle: (*Handler).purge,
 			summary: "Delete a quarantined file for good", client: "Purge",
 			records: audit.DeleteFromQuarantine, status: 202, answers: api.MachineAction{}, query: []string{"comment"},
