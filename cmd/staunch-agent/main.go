@@ -68,7 +68,8 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	out := cli.Output{JSON: c.JSON, W: os.Stdout}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	// Commands answer; only what is wrong goes to the log. run has its own.
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	k.BindTo(ctx, (*context.Context)(nil))
 	return cli.Exit("staunch-agent", c.JSON, k.Run(out, log, parser.Model))
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -97,11 +98,30 @@ func noItem(id string) error {
 
 type restoreCmd struct {
 	stateFlag
-	Item string `arg:"" help:"Item id, SHA-1, SHA-256 or order id: one file, or all of that content or order."`
-	To   string `help:"Another path to restore to; for one item only." placeholder:"PATH"`
+	Item  string        `arg:"" optional:"" help:"Item id, SHA-1, SHA-256 or order id: one file, or all of that content or order."`
+	Since time.Duration `help:"All that was sealed within this time, as in 2h; of what is named, if something is." placeholder:"DURATION"`
+	To    string        `help:"Another path to restore to; for one item only." placeholder:"PATH"`
+}
+
+// matches reports whether the item is meant. One named by its id is restored
+// again if need be.
+func (c restoreCmd) matches(i order.Item) bool {
+	if c.Since > 0 && i.Sealed.Before(time.Now().Add(-c.Since)) {
+		return false
+	}
+	switch strings.ToLower(c.Item) {
+	case i.ID:
+		return true
+	case "", i.SHA1.String(), i.SHA256.String(), i.Order:
+		return i.State == "sealed"
+	}
+	return false
 }
 
 func (c restoreCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
+	if c.Item == "" && c.Since == 0 {
+		return &cli.Coded{Code: cli.Usage, Err: errors.New("nothing to restore: give an item id, a hash, an order id, or --since")}
+	}
 	svc, done, err := c.service(ctx, log, nil, "")
 	if err != nil {
 		return err
@@ -113,13 +133,8 @@ func (c restoreCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) e
 	}
 	var ids []string
 	for _, i := range items {
-		switch strings.ToLower(c.Item) {
-		case i.ID:
-			ids = append(ids, i.ID) // restored again if asked for by its id
-		case i.SHA1.String(), i.SHA256.String(), i.Order:
-			if i.State == "sealed" {
-				ids = append(ids, i.ID)
-			}
+		if c.matches(i) {
+			ids = append(ids, i.ID)
 		}
 	}
 	if len(ids) == 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"staunch/internal/agent"
@@ -108,10 +109,12 @@ func (c enrollCmd) Run(ctx context.Context, out cli.Output) error {
 // workFlags are what run hands on to its worker.
 type workFlags struct {
 	stateFlag
-	Index     []string `help:"Cover these trees only: index and search them, gate their file systems. Default: every local file system." placeholder:"PATH" sep:"none"`
-	Rung      string   `help:"Hold processes this way only: bpf, freeze, connector, besteffort." enum:",bpf,freeze,connector,besteffort" default:""`
-	Protect   []string `help:"Never take what lies here." placeholder:"PATH" sep:"none"`
-	LogFormat string   `help:"text or json." enum:"text,json" default:"text"`
+	Index     []string      `help:"Cover these trees only: index and search them, gate their file systems. Default: every local file system." placeholder:"PATH" sep:"none"`
+	Rung      string        `help:"Hold processes this way only: bpf, freeze, connector, besteffort." enum:",bpf,freeze,connector,besteffort" default:""`
+	Protect   []string      `help:"Never take what lies here." placeholder:"PATH" sep:"none"`
+	Ceiling   int64         `name:"vault-ceiling" help:"The most the vault may hold; what does not fit is not taken, and the order fails. Default: what the disk holds." placeholder:"BYTES"`
+	Retention time.Duration `help:"Purge items that are older. Default: keep them until they are purged." placeholder:"DURATION"`
+	LogFormat string        `help:"text or json." enum:"text,json" default:"text"`
 }
 
 type runCmd struct {
@@ -136,6 +139,7 @@ func (c runCmd) Run(ctx context.Context, _ *slog.Logger) error {
 	}
 	defer unlock()
 	args := []string{"worker", "--state", state.Dir, "--log-format", c.LogFormat, "--rung", c.Rung}
+	args = append(args, "--vault-ceiling", strconv.FormatInt(c.Ceiling, 10), "--retention", c.Retention.String())
 	for _, r := range roots {
 		args = append(args, "--index", r)
 	}
@@ -162,7 +166,8 @@ func (c workerCmd) Run(ctx context.Context) error {
 		log.Warn("there is no gate", "error", why)
 	}
 	a, err := agent.New(agent.Config{
-		State: agent.State{Dir: c.State}, Roots: c.Index, Gate: gates, GateOff: text(why), Rung: c.Rung, Protected: c.Protect, Log: log,
+		State: agent.State{Dir: c.State}, Roots: c.Index, Gate: gates, GateOff: text(why), Rung: c.Rung, Protected: c.Protect,
+		Ceiling: c.Ceiling, Retention: c.Retention, Log: log,
 	})
 	if err != nil {
 		return err

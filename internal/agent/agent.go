@@ -26,14 +26,16 @@ import (
 // Config says how an agent works. The zero value of a field not marked
 // required is usable.
 type Config struct {
-	State     State        // required
-	Roots     []string     // trees to index and search; empty: every local file system
-	NoIndex   bool         // search at each order instead: a one-shot command has no time to build one
-	Gate      *gate.Client // closed by Stop; nil: no gate, and GateOff says why
-	GateOff   string       //
-	Rung      string       // force one way to hold processes: bpf, freeze, connector, besteffort; "": the best there is
-	Protected []string     // the operator's list of files that are never taken
-	Log       *slog.Logger // required
+	State     State         // required
+	Roots     []string      // trees to index and search; empty: every local file system
+	NoIndex   bool          // search at each order instead: a one-shot command has no time to build one
+	Gate      *gate.Client  // closed by Stop; nil: no gate, and GateOff says why
+	GateOff   string        //
+	Rung      string        // force one way to hold processes: bpf, freeze, connector, besteffort; "": the best there is
+	Protected []string      // the operator's list of files that are never taken
+	Ceiling   int64         // of the vault, in bytes; what does not fit is not taken, and the order fails; 0: only the disk's own
+	Retention time.Duration // how long an item is kept; 0: until it is purged
+	Log       *slog.Logger  // required
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// AfterAppend is called after the nth journal record is durable. Tests kill
@@ -50,7 +52,8 @@ type Agent struct {
 	now     func() time.Time
 	gateOff string
 
-	privileged bool // may look at every process
+	privileged bool          // may look at every process
+	retention  time.Duration // 0: items are kept until purged
 
 	enrollment Enrollment // zero: not enrolled
 	key        ed25519.PrivateKey
@@ -127,7 +130,8 @@ func New(cfg Config) (_ *Agent, err error) {
 	if a.rules, err = guard.New(guard.Config{Own: own, Protected: cfg.Protected}); err != nil {
 		return nil, err
 	}
-	if err = a.openVault(); err != nil {
+	a.retention = cfg.Retention
+	if err = a.openVault(cfg.Ceiling); err != nil {
 		return nil, err
 	}
 	if err = a.openJournal(cfg.AfterAppend); err != nil {
@@ -212,6 +216,9 @@ func (a *Agent) Start() error {
 			return err
 		}
 	}
+	if a.retention > 0 {
+		a.work.Go(func() { a.keepRetention(a.ctx, a.retention) })
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.compact(); err != nil {
@@ -257,8 +264,8 @@ func (a *Agent) close() error {
 	return errors.Join(errs...)
 }
 
-func (a *Agent) openVault() (err error) {
-	if a.vault, err = vault.Open(vault.Config{Dir: a.state.path("vault"), Log: a.log, Now: a.now}); err != nil {
+func (a *Agent) openVault(ceiling int64) (err error) {
+	if a.vault, err = vault.Open(vault.Config{Dir: a.state.path("vault"), Ceiling: ceiling, Log: a.log, Now: a.now}); err != nil {
 		return err
 	}
 	a.cleanup = append(a.cleanup, a.vault.Close)
