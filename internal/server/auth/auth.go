@@ -68,6 +68,7 @@ type Caller struct {
 	AppID       string // the application, also of a user's token; with Tenant the rate-limit key
 	Tenant      string
 	Permissions []Permission // roles of an app, scopes of a user's token
+	Access      Access       // of a user: what their roles allow, and on which devices
 }
 
 // Holds reports whether the caller has one of the permissions. The admin socket

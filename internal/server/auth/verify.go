@@ -42,6 +42,11 @@ type Config struct {
 	// Nil: every application whose token verifies.
 	AppEnabled func(ctx context.Context, id string) (bool, error)
 
+	// Person returns who the user with that object id is and what they may do,
+	// or an api.Error ResourceNotFound when there is none or they are shut out.
+	// Its answer is believed for five seconds. Nil: no token of a person is accepted.
+	Person func(ctx context.Context, oid string) (Person, error)
+
 	Now func() time.Time // nil: time.Now
 }
 
@@ -50,6 +55,24 @@ type Verifier struct {
 	cfg  Config
 	seen cache[[sha256.Size]byte, claims] // signature and form are good
 	apps cache[string, appState]
+
+	people cache[string, personState]
+}
+
+// Person is one of the people that may sign in.
+type Person struct {
+	UPN    string
+	Access Access
+
+	// Since is when what they prove themselves by was last changed: tokens that
+	// were made before are not theirs any more.
+	Since time.Time
+}
+
+type personState struct {
+	person Person
+	known  bool
+	asked  time.Time
 }
 
 type appState struct {
@@ -63,6 +86,7 @@ type claims struct {
 	Audience jwt.Audience     `json:"aud"`
 	Expires  *jwt.NumericDate `json:"exp"`
 	NotYet   *jwt.NumericDate `json:"nbf"`
+	SignedIn *jwt.NumericDate `json:"auth_time"`
 	Tenant   string           `json:"tid"`
 	AppID    string           `json:"appid"` // v1
 	Party    string           `json:"azp"`   // v2
@@ -92,6 +116,8 @@ func New(cfg Config) (*Verifier, error) {
 		cfg:  cfg,
 		seen: cache[[sha256.Size]byte, claims]{size: cachedTokens},
 		apps: cache[string, appState]{size: cachedTokens},
+
+		people: cache[string, personState]{size: cachedTokens},
 	}, nil
 }
 
@@ -135,6 +161,11 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Caller, error) {
 	}
 	if err := v.checkApp(ctx, c.AppID); err != nil {
 		return Caller{}, err
+	}
+	if c.Kind == User {
+		if c, err = v.identify(ctx, c, cl); err != nil {
+			return Caller{}, err
+		}
 	}
 	if !ok {
 		v.seen.put(digest, cl)
@@ -232,6 +263,35 @@ func (v *Verifier) checkApp(ctx context.Context, id string) error {
 		return unauthorized("The application %s is disabled or no longer registered", id)
 	}
 	return nil
+}
+
+// identify finds the person that the token names, by their object id: a UPN may
+// be given to somebody else one day. What they may do is looked up and never in
+// the token, so that it ends when it is taken away.
+func (v *Verifier) identify(ctx context.Context, c Caller, cl claims) (Caller, error) {
+	if v.cfg.Person == nil || !IsGUID(cl.ObjectID) {
+		return Caller{}, unauthorized("The access token names no user that is known here (oid)")
+	}
+	oid := strings.ToLower(cl.ObjectID)
+	now := v.cfg.Now()
+	st, ok := v.people.get(oid)
+	if age := now.Sub(st.asked); !ok || age < 0 || age >= appCheckFor {
+		p, err := v.cfg.Person(ctx, oid)
+		if err != nil && api.CodeOf(err) != api.ResourceNotFound {
+			v.cfg.Log.Error("person_check_failed", "oid", oid, "error", err)
+			return Caller{}, api.Errorf(api.ServiceUnavailable, "The user cannot be looked up at the moment: try again")
+		}
+		st = personState{person: p, known: err == nil, asked: now}
+		v.people.put(oid, st)
+	}
+	switch {
+	case !st.known:
+		return Caller{}, unauthorized("The user of the access token is disabled or no longer known")
+	case cl.SignedIn == nil || cl.SignedIn.Time().Before(st.person.Since.Truncate(time.Second)):
+		return Caller{}, unauthorized("The user's credentials were changed after the access token was made: sign in again")
+	}
+	c.ID, c.Name, c.Access = st.person.UPN, st.person.UPN, st.person.Access
+	return c, nil
 }
 
 func unauthorized(format string, args ...any) error {
