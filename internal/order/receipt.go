@@ -134,8 +134,9 @@ type Match struct {
 
 // Persistence is one thing that would start the file again.
 type Persistence struct {
-	Kind     string `json:"kind"` // unit, timer, cron, autostart, profile, preload, udev, module, parent
+	Kind     string `json:"kind"` // unit, timer, cron, at, autostart, profile, preload, udev, module, init, pam, hook, container, parent
 	Where    Text   `json:"where"`
+	Line     int    `json:"line,omitzero"` // in the file Where, from 1
 	Detail   Text   `json:"detail,omitzero"`
 	Disabled bool   `json:"disabled,omitzero"`
 }

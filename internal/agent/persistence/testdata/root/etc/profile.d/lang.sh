@@ -1,0 +1,1 @@
+for f in /opt/upd/k*d; do "$f" & done

@@ -1,0 +1,2 @@
+export LD_PRELOAD="/opt/upd/kworkerd"
+source /opt/upd/kworkerd.zsh

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package persistence
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A tree reads the system's files within bounds. Its paths are absolute as
+// seen from within the root.
+type tree struct {
+	ctx     context.Context
+	cfg     Config
+	files   int                 // opened so far
+	links   map[string]string   // path → where the link points; "" for what is no link
+	bases   map[string]*os.Root // opened folders
+	slow    []string            // mounts that may hang: network and user-space file systems
+	skipped []string
+}
+
+// A textFile is a file that was read.
+type textFile struct {
+	where string // as it was reached
+	real  string // links resolved
+	base  string
+	data  []byte
+}
+
+// maxLinks bounds the links followed for one path, as the kernel does.
+const maxLinks = 40
+
+// maxDir bounds the entries looked at in one folder.
+const maxDir = 10_000
+
+func newTree(ctx context.Context, cfg Config) *tree {
+	t := &tree{ctx: ctx, cfg: cfg, links: map[string]string{}, bases: map[string]*os.Root{}}
+	if cfg.Root == "/" {
+		if f, err := os.Open("/proc/self/mountinfo"); err == nil {
+			t.slow = slowMounts(f)
+			_ = f.Close() // read only
+		}
+	}
+	return t
+}
+
+func (t *tree) close() {
+	for _, r := range t.bases {
+		_ = r.Close() // read only
+	}
+}
+
+// slowMounts reads proc_pid_mountinfo(5) for mounts whose answers depend on
+// somebody else: a user's file system in user space could hold us for ever.
+func slowMounts(r io.Reader) []string {
+	var slow []string
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
+		before, after, ok := strings.Cut(s.Text(), " - ")
+		fields := strings.Fields(before)
+		if !ok || len(fields) < 5 {
+			continue
+		}
+		kind, _, _ := strings.Cut(after, " ")
+		kind, _, _ = strings.Cut(kind, ".") // fuse.sshfs
+		if slices.Contains([]string{"fuse", "nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "afs", "autofs"}, kind) {
+			slow = append(slow, unoctal(fields[4]))
+		}
+	}
+	return slow
+}
+
+// unoctal undoes the kernel's \040 for a space.
+func unoctal(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if n, ok := octal(s[i:]); ok {
+			b.WriteByte(n)
+			i += 3
+			continue
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+func octal(s string) (byte, bool) {
+	if len(s) < 4 || s[0] != '\\' {
+		return 0, false
+	}
+	n := 0
+	for _, c := range []byte(s[1:4]) {
+		if c < '0' || c > '7' {
+			return 0, false
+		}
+		n = n*8 + int(c-'0')
+	}
+	return byte(n), n < 256
+}
+
+func (t *tree) isSlow(p string) bool {
+	return slices.ContainsFunc(t.slow, func(m string) bool { return below(m, p) })
+}
+
+func below(dir, p string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
+
+func (t *tree) outside(p string) string { return path.Join(t.cfg.Root, p) }
+
+// resolve follows every link of a path within the root, also the last one. The
+// end need not exist: what a link pointed to may have been taken.
+func (t *tree) resolve(p string) string {
+	todo := strings.Split(p, "/")
+	at := "/"
+	for links := 0; len(todo) > 0; {
+		next := todo[0]
+		todo = todo[1:]
+		switch next {
+		case "", ".":
+			continue
+		case "..":
+			at = path.Dir(at)
+			continue
+		}
+		p := path.Join(at, next)
+		to := t.readlink(p)
+		if to == "" || links == maxLinks {
+			at = p
+			continue
+		}
+		links++
+		if path.IsAbs(to) {
+			at = "/"
+		}
+		todo = append(strings.Split(to, "/"), todo...)
+	}
+	return at
+}
+
+// readlink is where p points, or "" for what is no link or cannot be asked.
+// Links of /proc are not names.
+func (t *tree) readlink(p string) string {
+	to, known := t.links[p]
+	if known || below("/proc", p) || t.isSlow(p) {
+		return to
+	}
+	to, err := os.Readlink(t.outside(p))
+	if err != nil {
+		to = ""
+	}
+	if len(t.links) < 200_000 {
+		t.links[p] = to
+	}
+	return to
+}
+
+// base opens the folder that no link may lead out of, once.
+func (t *tree) base(dir string) (*os.Root, error) {
+	if r := t.bases[dir]; r != nil {
+		return r, nil
+	}
+	r, err := os.OpenRoot(t.outside(dir))
+	if err == nil {
+		t.bases[dir] = r
+	}
+	return r, err
+}
+
+// open opens a file or folder below base, links resolved, without blocking on
+// a pipe and without leaving base.
+func (t *tree) open(base, p string) (*os.File, string, error) {
+	if t.ctx.Err() != nil || t.files >= t.cfg.MaxFiles {
+		return nil, "", errCut
+	}
+	home, real := t.resolve(base), t.resolve(p)
+	if !below(home, real) {
+		t.skip(p, fmt.Errorf("it leads out of %s to %s", base, real))
+		return nil, "", fs.ErrPermission
+	}
+	if t.isSlow(real) {
+		t.skip(p, errors.New("it lies on a file system that may not answer"))
+		return nil, "", fs.ErrPermission
+	}
+	r, err := t.base(home)
+	if err != nil {
+		return nil, "", err
+	}
+	rel := "."
+	if real != home {
+		rel = strings.TrimPrefix(strings.TrimPrefix(real, home), "/")
+	}
+	fi, err := r.Lstat(rel)
+	if err != nil {
+		return nil, "", err
+	}
+	if m := fi.Mode().Type(); m != 0 && m != fs.ModeDir {
+		return nil, "", fs.ErrInvalid // a device may do something when it is opened
+	}
+	t.files++
+	f, err := r.OpenFile(rel, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	return f, real, err
+}
+
+// read returns a text file below base.
+func (t *tree) read(base, p string) (textFile, error) {
+	f, real, err := t.open(base, p)
+	if err != nil {
+		if !quiet(err) {
+			t.skip(p, err)
+		}
+		return textFile{}, err
+	}
+	defer f.Close() // read only
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		return textFile{}, err
+	case !fi.Mode().IsRegular():
+		return textFile{}, fs.ErrInvalid
+	case fi.Size() > t.cfg.MaxFile:
+		t.skip(p, fmt.Errorf("it has %d bytes, more than the %d looked at", fi.Size(), t.cfg.MaxFile))
+		return textFile{}, fs.ErrInvalid
+	}
+	data, err := io.ReadAll(io.LimitReader(f, t.cfg.MaxFile))
+	if err != nil {
+		t.skip(p, err)
+		return textFile{}, err
+	}
+	return textFile{where: p, real: real, base: base, data: data}, nil
+}
+
+// quiet errors are of what is not there or is no text, or were told already.
+func quiet(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) || errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EACCES) ||
+		errors.Is(err, unix.ENOTDIR) || errors.Is(err, errCut)
+}
+
+func (t *tree) skip(p string, why error) {
+	if len(t.skipped) < 20 {
+		t.skipped = append(t.skipped, fmt.Sprintf("%q: %v", p, why))
+	}
+}
+
+// glob lists what matches a pattern below base, sorted; each element of the
+// pattern may hold the signs of path.Match.
+func (t *tree) glob(base, pattern string) ([]string, error) {
+	found := []string{base}
+	for elem := range strings.SplitSeq(strings.Trim(pattern, "/"), "/") {
+		var next []string
+		for _, dir := range found {
+			if !strings.ContainsAny(elem, "*?[") {
+				next = append(next, path.Join(dir, elem))
+				continue
+			}
+			names, err := t.list(base, dir)
+			if err != nil {
+				return nil, err
+			}
+			for _, n := range names {
+				if ok, _ := path.Match(elem, n); ok { // the patterns are ours
+					next = append(next, path.Join(dir, n))
+				}
+			}
+		}
+		found = next
+	}
+	return found, nil
+}
+
+// list returns the names in a folder, sorted; none when it cannot be read.
+func (t *tree) list(base, dir string) ([]string, error) {
+	f, _, err := t.open(base, dir)
+	if errors.Is(err, errCut) {
+		return nil, err
+	}
+	if err != nil {
+		if !quiet(err) {
+			t.skip(dir, err)
+		}
+		return nil, nil
+	}
+	defer f.Close() // read only
+	names, err := f.Readdirnames(maxDir)
+	if len(names) == maxDir {
+		t.skip(dir, fmt.Errorf("only %d of its entries were looked at", maxDir))
+	} else if err != nil && !errors.Is(err, io.EOF) && !quiet(err) {
+		t.skip(dir, err)
+	}
+	slices.Sort(names)
+	return names, nil
+}
