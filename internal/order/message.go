@@ -28,6 +28,10 @@ import (
 //	  │ ◄────────────────────── ask ──│  have you this file?
 //	  │── answer ───────────────────► │
 //	  │── facts, inventory ─────────► │
+//	  │ ◄───────────────────── block──│  the signed list of standing rules
+//	  │── blockWant ────────────────► │  the parts of it that are missing; none: it is in force
+//	  │ ◄───────────────── blockPart──│
+//	  │── sightings ────────────────► │  files first seen, executed or refused
 type Message struct {
 	Challenge   *Challenge   `json:"challenge,omitempty"`
 	Hello       *Hello       `json:"hello,omitempty"`
@@ -41,6 +45,8 @@ type Message struct {
 	Facts       *Facts       `json:"facts,omitempty"`
 	Inventory   *Inventory   `json:"inventory,omitempty"`
 	Block       *Indicators  `json:"block,omitempty"`
+	BlockWant   *RulesWanted `json:"blockWant,omitempty"`
+	BlockPart   *RulesPart   `json:"blockPart,omitempty"`
 	Bye         *Bye         `json:"bye,omitempty"`
 	Sightings   *SightingsOf `json:"sightings,omitempty"`
 }
@@ -169,7 +175,8 @@ type Item struct {
 	Comment string          `json:"comment,omitzero"`
 }
 
-// Indicators is the whole set of standing rules of a device, signed like an order.
+// Indicators is the whole set of standing rules of a device: a RuleSet, signed
+// like an order.
 type Indicators struct {
 	Version  int64    `json:"version"`
 	Envelope Envelope `json:"envelope"`
@@ -187,9 +194,12 @@ type Sighting struct {
 	Size    int64           `json:"size"`
 	Path    Text            `json:"path"`
 	Seen    time.Time       `json:"seen"`
-	What    string          `json:"what"` // executed, blocked, found
-	Blocked string          `json:"blocked,omitempty"`
+	What    string          `json:"what"`              // executed, blocked, found
+	Blocked string          `json:"blocked,omitempty"` // the rule it met: the indicator's id
 }
+
+// MaxSightings is how many files one SightingsOf holds at most.
+const MaxSightings = 500
 
 // Bye says why the sender closes the link.
 type Bye struct {
