@@ -26,6 +26,10 @@ type adminCmd struct {
 	Data string `help:"The server's folder." default:"/var/lib/staunch" env:"STAUNCH_DATA" placeholder:"DIR"`
 
 	App         appCmd         `cmd:"" help:"Applications that may call the API."`
+	User        userCmd        `cmd:"" help:"People who may sign in."`
+	Group       groupCmd       `cmd:"" help:"Groups of people."`
+	Role        roleCmd        `cmd:"" help:"What groups of people may do."`
+	DeviceGroup deviceGroupCmd `cmd:"" help:"Groups of devices, and who reaches them."`
 	EnrollToken enrollTokenCmd `cmd:"" help:"Tokens that bring devices in."`
 	Device      adminDeviceCmd `cmd:"" help:"Shut devices out."`
 	Settings    settingsCmd    `cmd:"" help:"Settings that take effect at once."`

@@ -35,6 +35,7 @@ import (
 	"staunch/internal/server/gateway"
 	"staunch/internal/server/httpapi"
 	"staunch/internal/server/issuer"
+	"staunch/internal/server/people"
 	"staunch/internal/server/pki"
 	"staunch/internal/server/store"
 )
@@ -64,6 +65,7 @@ type Server struct {
 	bus      *bus.Bus
 	issuer   *issuer.Service
 	devices  *device.Service
+	people   *people.Service
 	actions  *action.Service
 	gateway  *gateway.Gateway
 	https    *http.Server
@@ -218,6 +220,9 @@ func (s *Server) openServices(ctx context.Context) error {
 	realm := auth.Realm{Tenant: tenant, PublicURL: s.url, Names: s.names(), Audiences: func() []string {
 		return strings.Fields(s.settings.value("auth.audiences"))
 	}}
+	if s.people, err = people.New(people.Config{Store: s.store, Log: s.cfg.Log}); err != nil {
+		return err
+	}
 	s.issuer, err = issuer.New(issuer.Config{
 		Store: s.store, Realm: realm, KeysDir: s.path("keys/jwt"), Log: s.cfg.Log,
 		Lifetime: func() time.Duration { return s.settings.duration("auth.tokenLifetime") },
@@ -225,7 +230,7 @@ func (s *Server) openServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	verifier, err := auth.New(auth.Config{Realm: realm, Keys: s.issuer.Keys, AppEnabled: s.issuer.Enabled, Log: s.cfg.Log})
+	verifier, err := auth.New(auth.Config{Realm: realm, Keys: s.issuer.Keys, AppEnabled: s.issuer.Enabled, Person: s.people.Person, Log: s.cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -266,7 +271,7 @@ func (s *Server) openServices(ctx context.Context) error {
 		return err
 	}
 	handler, err := httpapi.New(httpapi.Config{
-		Verifier: verifier, Actions: s.actions, Devices: s.devices, Audit: s.store, Admin: admin{s, tenant}, Link: s.gateway, Issuer: s.issuer.Handler(),
+		Verifier: verifier, Actions: s.actions, Devices: s.devices, Audit: s.store, Admin: admin{s, tenant}, People: s.people, Link: s.gateway, Issuer: s.issuer.Handler(),
 		PublicURL: s.url, Names: s.names(), Ready: s.store.Ping, Log: s.cfg.Log,
 		ActionFields: store.ActionFields(), DeviceFields: store.DeviceFields,
 		Welcome: func() api.EnrollResponse { return welcome(tenant, orderKey) },

@@ -44,6 +44,15 @@ func (s *Service) cancel(ctx context.Context, c auth.Caller, id, comment string)
 			return Action{}, err
 		}
 	}
+	if c.Kind == auth.User { // applications are not limited to device groups
+		dev, err := s.cfg.Devices.Lookup(ctx, c, a.MachineID)
+		if err != nil {
+			return Action{}, err
+		}
+		if err := auth.AllowOn(c, dev.Group, rightOf(a.Type)); err != nil {
+			return Action{}, err
+		}
+	}
 	return s.cfg.Store.ChangeAction(ctx, a.ID, func(a *Action) (*audit.Entry, error) {
 		return s.giveUp(a, c, comment)
 	})
@@ -100,6 +109,19 @@ func permissionOf(actionType string) auth.Permission {
 		return auth.MachineLiveResponse
 	}
 	return auth.MachineStopAndQuarantine
+}
+
+// rightOf is the right of a person that goes with it.
+func rightOf(actionType string) auth.Right {
+	switch actionType {
+	case "CollectInvestigationPackage":
+		return auth.AlertsInvestigation
+	case "Offboard":
+		return auth.ManageSecurity
+	case "LiveResponse":
+		return auth.LiveResponseBasic
+	}
+	return auth.ActiveRemediation
 }
 
 func actionPermissions() []auth.Permission {

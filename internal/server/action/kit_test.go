@@ -117,6 +117,11 @@ func (k *kit) Lookup(_ context.Context, _ auth.Caller, id string) (action.Device
 	return action.Device{}, api.Errorf(api.ResourceNotFound, "Machine %s was not found", id)
 }
 
+func (k *kit) Visible(_ context.Context, c auth.Caller, id string) (bool, error) {
+	_, ok := k.devs[id]
+	return ok || c.Kind != auth.User, nil
+}
+
 func (k *kit) Ring(device string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -3,6 +3,7 @@
 package action
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,6 +28,7 @@ func (s *Service) List(ctx context.Context, c auth.Caller, q odata.Query) ([]Act
 	if err := need(c, machineRead()...); err != nil {
 		return nil, 0, err
 	}
+	q.Groups = c.Groups(auth.ViewData)
 	return s.cfg.Store.Actions(ctx, q)
 }
 
@@ -45,12 +47,8 @@ func (s *Service) visible(ctx context.Context, c auth.Caller, id string) (Action
 	if err != nil {
 		return Action{}, err
 	}
-	if c.Kind == auth.User {
-		if _, err := s.cfg.Devices.Lookup(ctx, c, a.MachineID); api.CodeOf(err) == api.ResourceNotFound {
-			return Action{}, notFound
-		} else if err != nil {
-			return Action{}, err
-		}
+	if ok, err := s.cfg.Devices.Visible(ctx, c, a.MachineID); err != nil || !ok {
+		return Action{}, cmp.Or(err, error(notFound))
 	}
 	return a, nil
 }
@@ -86,6 +84,7 @@ func (s *Service) Items(ctx context.Context, c auth.Caller, f ItemFilter) ([]Ite
 	if f.Limit < 1 || f.Limit > 1000 {
 		return nil, "", api.Errorf(api.InvalidInput, "limit must be from 1 to 1000")
 	}
+	f.Groups = c.Groups(auth.ViewData)
 	return s.cfg.Store.Items(ctx, f)
 }
 
@@ -110,12 +109,8 @@ func (s *Service) item(ctx context.Context, c auth.Caller, id string) (Item, err
 	if err != nil {
 		return Item{}, err
 	}
-	if c.Kind == auth.User {
-		if _, err := s.cfg.Devices.Lookup(ctx, c, it.MachineID); api.CodeOf(err) == api.ResourceNotFound {
-			return Item{}, notFound
-		} else if err != nil {
-			return Item{}, err
-		}
+	if ok, err := s.cfg.Devices.Visible(ctx, c, it.MachineID); err != nil || !ok {
+		return Item{}, cmp.Or(err, error(notFound))
 	}
 	return it, nil
 }

@@ -60,6 +60,9 @@ func (s *Service) stopAndQuarantine(ctx context.Context, c auth.Caller, machine 
 	if err != nil {
 		return Action{}, err
 	}
+	if err := auth.AllowOn(c, dev.Group, auth.ActiveRemediation); err != nil {
+		return Action{}, err
+	}
 	if err := capable(dev, order.StopAndQuarantine, api.StopAndQuarantineFile); err != nil {
 		return Action{}, err
 	}
@@ -90,6 +93,9 @@ func (s *Service) mayStop(c auth.Caller, r StopRequest) error {
 		if err := need(c, all...); err != nil {
 			return err
 		}
+	}
+	if err := auth.AllowRight(c, auth.ActiveRemediation); err != nil {
+		return err
 	}
 	if r.Force && c.Kind != auth.Admin {
 		return api.Errorf(api.Forbidden, "Only the administrator of the server may force an order past the distribution-package rule.")
@@ -275,6 +281,9 @@ func (s *Service) aboutItem(ctx context.Context, c auth.Caller, itemID string, a
 	if err := need(c, auth.MachineStopAndQuarantine); err != nil {
 		return Action{}, err
 	}
+	if err := auth.AllowRight(c, auth.ActiveRemediation); err != nil {
+		return Action{}, err
+	}
 	if err := checkText("comment", a.Comment, MaxComment); err != nil {
 		return Action{}, err
 	}
@@ -284,6 +293,9 @@ func (s *Service) aboutItem(ctx context.Context, c auth.Caller, itemID string, a
 	}
 	dev, err := s.cfg.Devices.Lookup(ctx, c, it.MachineID)
 	if err != nil {
+		return Action{}, err
+	}
+	if err := auth.AllowOn(c, dev.Group, auth.ActiveRemediation); err != nil {
 		return Action{}, err
 	}
 	if err := capable(dev, o.Kind, a.Type); err != nil {

@@ -131,6 +131,7 @@ type ItemFilter struct {
 	Order  string        // "" any
 	File   filehash.Hash // zero: any
 	State  string        // "" any
+	Groups []int64       // of devices; nil: any
 	After  string        // opaque, from the page before
 	Limit  int           // 1 to 1000
 }
@@ -140,6 +141,9 @@ type Devices interface {
 	// Lookup finds a device by id, DNS name or Entra device id for this caller,
 	// or returns an api.Error ResourceNotFound "Machine X was not found".
 	Lookup(ctx context.Context, c auth.Caller, nameOrID string) (Device, error)
+	// Visible reports whether the caller may know of the device with that id,
+	// be it revoked: what it did stays on record.
+	Visible(ctx context.Context, c auth.Caller, id string) (bool, error)
 }
 
 // Device is what an action has to know of one device.
@@ -150,6 +154,7 @@ type Device struct {
 	Version  string // of the agent
 	Key      []byte // its Ed25519 public key
 	Can      []order.Kind
+	Group    int64 // the device group it is in
 }
 
 // Bell tells the replica that holds a device's link that there is something to

@@ -26,6 +26,7 @@ import (
 const (
 	tenant   = "2c9e51aa-7b40-4c33-9d10-b5f7a1d2e604"
 	appID    = "6d0f2b1e-5a44-4f0b-9a2f-3c1de8840c77"
+	personID = "b4c0a1de-8f55-4c1e-9d3a-0e77c1a5d902"
 	public   = "https://staunch.example:8443"
 	audience = "https://api.securitycenter.microsoft.com"
 )
@@ -50,7 +51,13 @@ func keySet() jose.JSONWebKeySet {
 
 func newVerifier(t testing.TB, change func(*Config)) *Verifier {
 	t.Helper()
-	cfg := Config{Realm: testRealm(), Keys: keySet}
+	since := time.Now().Add(-time.Hour)
+	cfg := Config{Realm: testRealm(), Keys: keySet, Person: func(_ context.Context, oid string) (Person, error) {
+		if oid != personID {
+			return Person{}, api.Errorf(api.ResourceNotFound, "no such user")
+		}
+		return Person{UPN: "ana@corp.example", Access: Access{ViewData: {0, 7}}, Since: since}, nil
+	}}
 	if change != nil {
 		change(&cfg)
 	}
@@ -111,7 +118,7 @@ func TestVerifyAccepts(t *testing.T) {
 	now := time.Now()
 	app := Caller{Kind: App, ID: appID, Name: "soc-automation", AppID: appID, Tenant: tenant,
 		Permissions: []Permission{MachineReadAll, MachineStopAndQuarantine}}
-	user := Caller{Kind: User, ID: "ana@corp.example", Name: "ana@corp.example", AppID: appID, Tenant: tenant,
+	user := Caller{Kind: User, ID: "ana@corp.example", Name: "ana@corp.example", AppID: appID, Tenant: tenant, Access: Access{ViewData: {0, 7}},
 		Permissions: []Permission{MachineRead, MachineStopAndQuarantine}}
 	base := appClaims(now)
 
@@ -130,7 +137,7 @@ func TestVerifyAccepts(t *testing.T) {
 		"clock late":        {with(base, "exp", now.Add(-Leeway+time.Minute).Unix()), app},
 		"clock early":       {with(base, "nbf", now.Add(Leeway-time.Minute).Unix()), app},
 		"upper case app id": {with(base, "appid", strings.ToUpper(appID)), app},
-		"user":              {with(base, "scp", "Machine.Read  Machine.StopAndQuarantine", "upn", "ana@corp.example"), user},
+		"user":              {with(base, "scp", "Machine.Read  Machine.StopAndQuarantine", "upn", "old@corp.example", "oid", strings.ToUpper(personID), "auth_time", now.Unix()), user},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newVerifier(t, func(c *Config) {
@@ -200,7 +207,11 @@ func TestVerifyRefuses(t *testing.T) {
 		"long tenant":        {rs("tid", strings.Repeat("x", 500)), strings.Repeat("x", 100) + "…"},
 		"no application":     {rs("appid", nil), "names no application"},
 		"odd application":    {rs("appid", "admin"), "names no application"},
-		"scp without user":   {rs("scp", "Machine.Read"), "names no user"},
+		"scp without user":   {rs("scp", "Machine.Read", "auth_time", now.Unix()), "names no user"},
+		"scp with a UPN":     {rs("scp", "Machine.Read", "upn", "ana@corp.example", "oid", "ana@corp.example", "auth_time", now.Unix()), "names no user"},
+		"unknown user":       {rs("scp", "Machine.Read", "oid", appID, "auth_time", now.Unix()), "disabled or no longer known"},
+		"before the change":  {rs("scp", "Machine.Read", "oid", personID, "auth_time", now.Add(-time.Hour-time.Second).Unix()), "credentials were changed"},
+		"no sign-in":         {rs("scp", "Machine.Read", "oid", personID), "credentials were changed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := newVerifier(t, nil).Verify(t.Context(), c.token)

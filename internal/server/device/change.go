@@ -85,15 +85,30 @@ func taggers(c auth.Caller) []auth.Permission {
 	return []auth.Permission{auth.MachineReadWriteAll}
 }
 
+// rightsTo are the rights of a person of which an operation takes one.
+func rightsTo(op audit.Operation) []auth.Right {
+	if op == audit.RevokeDevice {
+		return []auth.Right{auth.ManageSecurity}
+	}
+	return []auth.Right{auth.AlertsInvestigation, auth.ManageSecurity} // tags: the pages of that API say one or the other
+}
+
 // change decides, changes and records in one place. alter returns what the audit
 // line is to say beside who and what, or errUnchanged.
 func (s *Service) change(ctx context.Context, c auth.Caller, op audit.Operation, nameOrID string, anyOf []auth.Permission, alter func(*Device) (any, error)) (Device, error) {
 	if err := auth.Allow(c, anyOf); err != nil {
 		return Device{}, s.refused(ctx, c, op, shown(nameOrID), nil, err)
 	}
+	rights := rightsTo(op)
+	if err := auth.AllowRight(c, rights...); err != nil {
+		return Device{}, s.refused(ctx, c, op, shown(nameOrID), nil, err)
+	}
 	d, err := s.Find(ctx, c, nameOrID)
 	if err != nil {
 		return Device{}, err
+	}
+	if err := auth.AllowOn(c, d.GroupID, rights...); err != nil {
+		return Device{}, s.refused(ctx, c, op, d.ID, nil, err)
 	}
 	unchanged := d
 	d, err = s.cfg.Store.ChangeDevice(ctx, d.ID, func(d *Device) (*audit.Entry, error) {

@@ -18,14 +18,15 @@ import (
 // first label of one, all without regard to case. A revoked device is not found.
 // A name that several devices have is not found either: an order must never go
 // to whichever came first, nor to a device that took another's name on purpose.
-func (s *Service) Find(ctx context.Context, _ auth.Caller, nameOrID string) (Device, error) {
+// What the caller may not see is not there, and makes no name ambiguous.
+func (s *Service) Find(ctx context.Context, c auth.Caller, nameOrID string) (Device, error) {
 	name := strings.ToLower(strings.TrimSpace(nameOrID))
 	switch {
 	case name == "" || len(name) > maxText || auth.IsGUID(name): // no device here has an Entra device id
 		return Device{}, notFound(nameOrID)
 	case order.ValidDevice(name):
 		d, err := s.live(ctx, name)
-		if api.CodeOf(err) == api.ResourceNotFound {
+		if api.CodeOf(err) == api.ResourceNotFound || err == nil && !c.Can(auth.ViewData, d.GroupID) {
 			return Device{}, notFound(nameOrID)
 		}
 		return d, err
@@ -36,7 +37,7 @@ func (s *Service) Find(ctx context.Context, _ auth.Caller, nameOrID string) (Dev
 	}
 	var found []Device
 	for _, d := range all {
-		if d.Revoked.IsZero() && matches(d.Name, name) {
+		if d.Revoked.IsZero() && matches(d.Name, name) && c.Can(auth.ViewData, d.GroupID) {
 			found = append(found, d)
 		}
 	}
@@ -76,11 +77,21 @@ func (s *Service) Lookup(ctx context.Context, c auth.Caller, nameOrID string) (a
 		return action.Device{}, err
 	}
 	return action.Device{
-		ID: d.ID, Name: d.Name, Platform: d.Facts.OSPlatform, Version: d.Facts.AgentVersion, Key: d.Key, Can: d.Facts.Can,
+		ID: d.ID, Name: d.Name, Platform: d.Facts.OSPlatform, Version: d.Facts.AgentVersion, Key: d.Key, Can: d.Facts.Can, Group: d.GroupID,
 	}, nil
 }
 
+// Visible reports whether the caller may know of the device with that id, be it revoked.
+func (s *Service) Visible(ctx context.Context, c auth.Caller, id string) (bool, error) {
+	groups := c.Groups(auth.ViewData)
+	if groups == nil {
+		return true, nil
+	}
+	return s.cfg.Store.DeviceIn(ctx, id, groups)
+}
+
 // Machines lists the devices that the caller may see.
-func (s *Service) Machines(ctx context.Context, _ auth.Caller, q odata.Query) ([]Device, int64, error) {
+func (s *Service) Machines(ctx context.Context, c auth.Caller, q odata.Query) ([]Device, int64, error) {
+	q.Groups = c.Groups(auth.ViewData)
 	return s.cfg.Store.Devices(ctx, q)
 }

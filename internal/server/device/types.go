@@ -56,8 +56,25 @@ type Store interface {
 	// Devices returns a page of those that are not revoked and, when q asks for
 	// it, the count of all that match.
 	Devices(ctx context.Context, q odata.Query) ([]Device, int64, error)
+	// DevicesAt returns a page of the devices that had the address at some time
+	// between the two and, when q asks for it, the count of all that match.
+	DevicesAt(ctx context.Context, ip string, from, to time.Time, q odata.Query) ([]Device, int64, error)
 	// ChangeDevice loads, changes and keeps a device, as action.Store's ChangeAction does.
 	ChangeDevice(ctx context.Context, id string, change func(*Device) (*audit.Entry, error)) (Device, error)
+	// DeviceIn reports whether the device, revoked or not, is in one of the groups.
+	DeviceIn(ctx context.Context, id string, groups []int64) (bool, error)
+
+	// CreateDeviceGroup keeps g, setting its ID and Rank, and moves devices into
+	// it. Groups of that rank and below go one down. Every device is in the
+	// group that Assign says, at every instant that can be read, whatever
+	// changes: the device, the group, or both at once.
+	CreateDeviceGroup(ctx context.Context, g *Group, e audit.Entry) error
+	// DeviceGroups lists them by rank; last comes UngroupedName.
+	DeviceGroups(ctx context.Context) ([]Group, error)
+	// ChangeDeviceGroup loads, changes and keeps a group and moves devices; a
+	// new rank is made room for. UngroupedName can be changed too.
+	ChangeDeviceGroup(ctx context.Context, name string, e audit.Entry, change func(*Group) error) (Group, error)
+	DeleteDeviceGroup(ctx context.Context, name string, e audit.Entry) error
 	// Record appends an entry that stands alone: a refusal.
 	Record(ctx context.Context, e audit.Entry) error
 }

@@ -8,6 +8,7 @@ import (
 	"staunch/api"
 	"staunch/internal/filehash"
 	"staunch/internal/server/action"
+	"staunch/internal/server/auth"
 	"staunch/internal/server/odata"
 )
 
@@ -116,6 +117,9 @@ func (h *Handler) unsupported(ctx context.Context, q *request) (answer, error) {
 	}
 	d, err := h.cfg.Devices.Lookup(ctx, q.caller, q.args["id"])
 	if err != nil {
+		return answer{}, err
+	}
+	if err := auth.AllowOn(q.caller, d.Group, q.route.access.rights...); err != nil {
 		return answer{}, err
 	}
 	return answer{}, api.Errorf(api.OSPlatformNotSupported, "OS Platform %s isn't supported for this action.", d.Platform)

@@ -40,6 +40,9 @@ func TestRoutesAreWhole(t *testing.T) {
 		if r.access.kind == byToken && (len(r.access.app) == 0 || len(r.access.delegated) == 0) {
 			t.Errorf("%s: nobody may call it", name)
 		}
+		if r.access.kind == byToken && len(r.access.rights) == 0 {
+			t.Errorf("%s: any person may call it, whatever their role: say access.by(auth.ViewData) or the like", name)
+		}
 		for _, p := range slices.Concat(r.access.app, r.access.delegated) {
 			if !slices.Contains(auth.Permissions(), p) {
 				t.Errorf("%s: there is no permission %s", name, p)

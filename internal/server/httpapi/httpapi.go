@@ -47,6 +47,7 @@ type Actions interface {
 // Devices is what the routes ask of devices.
 type Devices interface {
 	action.Devices
+	DeviceGroups
 	Find(ctx context.Context, c auth.Caller, nameOrID string) (device.Device, error)
 	Machines(ctx context.Context, c auth.Caller, q odata.Query) ([]device.Device, int64, error)
 	Enroll(ctx context.Context, r api.EnrollRequest, address string) (device.Device, error)
@@ -69,6 +70,7 @@ type Config struct {
 	Devices  Devices      // required
 	Audit    Audit        // required
 	Admin    Admin        // required
+	People   People       // required
 	Link     http.Handler // serves GET /v1/link to devices; nil: not found
 	Issuer   http.Handler // serves the token service's paths; nil: not found
 
@@ -103,8 +105,8 @@ type Handler struct {
 // New checks the configuration.
 func New(c Config) (*Handler, error) {
 	switch u, err := url.Parse(c.PublicURL); {
-	case c.Verifier == nil || c.Actions == nil || c.Devices == nil || c.Audit == nil || c.Admin == nil || c.Welcome == nil:
-		return nil, errors.New("cannot make the API: verifier, actions, devices, audit, admin and welcome are all required")
+	case c.Verifier == nil || c.Actions == nil || c.Devices == nil || c.Audit == nil || c.Admin == nil || c.People == nil || c.Welcome == nil:
+		return nil, errors.New("cannot make the API: verifier, actions, devices, audit, admin, people and welcome are all required")
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		return nil, errors.New("cannot make the API: the public URL must be http(s)://HOST[:PORT]")
 	}

@@ -30,6 +30,7 @@ import (
 	"staunch/internal/server/auth"
 	"staunch/internal/server/device"
 	"staunch/internal/server/issuer"
+	"staunch/internal/server/people"
 	"staunch/internal/server/store"
 )
 
@@ -47,6 +48,7 @@ type kit struct {
 	http    *http.Client
 	store   *store.Store
 	issuer  *issuer.Service
+	people  *people.Service
 	actions *action.Service
 	devices *device.Service
 	handler *Handler
@@ -93,9 +95,11 @@ func newKit(t testing.TB, options ...func(*Config)) *kit {
 	check(t, err)
 	k.url = "https://" + listener.Addr().String()
 	realm := auth.Realm{Tenant: testTenant, PublicURL: k.url, Names: []string{"localhost", "mde.soc.example"}}
+	k.people, err = people.New(people.Config{Store: k.store, Log: log})
+	check(t, err)
 	k.issuer, err = issuer.New(issuer.Config{Store: k.store, Realm: realm, KeysDir: filepath.Join(t.TempDir(), "keys"), Log: log})
 	check(t, err)
-	verifier, err := auth.New(auth.Config{Realm: realm, Keys: k.issuer.Keys, AppEnabled: k.issuer.Enabled, Log: log})
+	verifier, err := auth.New(auth.Config{Realm: realm, Keys: k.issuer.Keys, AppEnabled: k.issuer.Enabled, Person: k.people.Person, Log: log})
 	check(t, err)
 	_, orderKey, err := ed25519.GenerateKey(rand.Reader)
 	check(t, err)
@@ -105,7 +109,7 @@ func newKit(t testing.TB, options ...func(*Config)) *kit {
 	check(t, err)
 
 	cfg := Config{
-		Verifier: verifier, Actions: k.actions, Devices: k.devices, Audit: k.store, Admin: testAdmin{k.issuer, k.devices, k.store}, Issuer: k.issuer.Handler(),
+		Verifier: verifier, Actions: k.actions, Devices: k.devices, Audit: k.store, Admin: testAdmin{k.issuer, k.devices, k.store}, People: k.people, Issuer: k.issuer.Handler(),
 		PublicURL: k.url, Names: realm.Names, ActionFields: store.ActionFields(), DeviceFields: store.DeviceFields,
 		Welcome: func() api.EnrollResponse {
 			return api.EnrollResponse{TenantID: testTenant, OrderKeys: []string{order.FormatKey(orderKey.Public().(ed25519.PublicKey))}}

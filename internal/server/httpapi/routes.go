@@ -37,6 +37,7 @@ type access struct {
 	kind      accessKind
 	app       []auth.Permission // an application needs one of them
 	delegated []auth.Permission // a person's token needs one of them
+	rights    []auth.Right      // and the person one of these, on some device group; on the device itself the domain asks
 }
 
 type accessKind int
@@ -62,10 +63,18 @@ type perms = []auth.Permission
 func holding(app, delegated perms) access { return access{app: app, delegated: delegated} }
 func same(p auth.Permission) access       { return holding(perms{p}, perms{p}) }
 
+// by adds what a person's role must permit.
+func (a access) by(anyOf ...auth.Right) access {
+	a.rights = anyOf
+	return a
+}
+
 // routes is the whole API.
 func routes() []route {
-	read := holding(perms{auth.MachineReadAll, auth.MachineReadWriteAll}, perms{auth.MachineRead, auth.MachineReadWrite})
-	stop := same(auth.MachineStopAndQuarantine)
+	read := holding(perms{auth.MachineReadAll, auth.MachineReadWriteAll}, perms{auth.MachineRead, auth.MachineReadWrite}).by(auth.ViewData)
+	stop := same(auth.MachineStopAndQuarantine).by(auth.ActiveRemediation)
+	everything := read.by(auth.ManageSystem) // the audit log is about all devices
+	anyRight := []auth.Right{auth.ActiveRemediation, auth.AlertsInvestigation, auth.ManageSecurity, auth.LiveResponseBasic, auth.LiveResponseAdvanced}
 	anyAction := perms{
 		auth.MachineCollectForensics, auth.MachineIsolate, auth.MachineRestrictExecution, auth.MachineScan,
 		auth.MachineOffboard, auth.MachineStopAndQuarantine, auth.MachineLiveResponse,
@@ -87,7 +96,7 @@ func routes() []route {
 			summary: "One machine action", client: "MachineAction", status: 200, answers: api.MachineAction{},
 		},
 		{
-			method: "POST", path: "/api/machineactions/{id}/cancel", access: holding(anyAction, anyAction), handle: (*Handler).cancel,
+			method: "POST", path: "/api/machineactions/{id}/cancel", access: holding(anyAction, anyAction).by(anyRight...), handle: (*Handler).cancel,
 			summary: "Give up a machine action that is not final", client: "Cancel",
 			records: audit.CancelMachineAction, status: 200, body: api.CommentRequest{}, answers: api.MachineAction{},
 		},
@@ -128,11 +137,11 @@ func routes() []route {
 			records: audit.DeleteFromQuarantine, status: 202, answers: api.MachineAction{}, query: []string{"comment"},
 		},
 		{
-			method: "GET", path: "/v1/audit", access: read, handle: (*Handler).auditEntries,
+			method: "GET", path: "/v1/audit", access: everything, handle: (*Handler).auditEntries,
 			summary: "The audit log, in its order", client: "Audit", status: 200, answers: api.Page[api.AuditEntry]{}, query: []string{"limit", "after"},
 		},
 		{
-			method: "GET", path: "/v1/audit/checkpoint", access: read, handle: (*Handler).checkpoint,
+			method: "GET", path: "/v1/audit/checkpoint", access: everything, handle: (*Handler).checkpoint,
 			summary: "The signed checkpoint of the audit log (C2SP tlog-checkpoint)", client: "Checkpoint", status: 200, answers: "",
 		},
 		{
@@ -157,7 +166,7 @@ func routes() []route {
 			summary: "The server can serve: its database answers", client: "Ready", status: 200, answers: status{},
 		},
 	}
-	return slices.Concat(rows, adminRoutes(), otherActions())
+	return slices.Concat(rows, adminRoutes(), peopleRoutes(), deviceGroupRoutes(), otherActions())
 }
 
 // otherActions are the Defender API's device actions that no Staunch agent
@@ -168,22 +177,23 @@ func otherActions() []route {
 		word     string
 		app      auth.Permission
 		user     auth.Permission
+		right    auth.Right
 		optional bool // the comment
 	}{
-		{"isolate", auth.MachineIsolate, auth.MachineIsolate, false},
-		{"unisolate", auth.MachineIsolate, auth.MachineIsolate, false},
-		{"restrictCodeExecution", auth.MachineRestrictExecution, auth.MachineRestrictExecution, false},
-		{"unrestrictCodeExecution", auth.MachineRestrictExecution, auth.MachineRestrictExecution, false},
-		{"runAntiVirusScan", auth.MachineScan, auth.MachineScan, false},
-		{"collectInvestigationPackage", auth.MachineCollectForensics, auth.MachineCollectForensics, false},
-		{"offboard", auth.MachineOffboard, auth.MachineOffboard, false},
-		{"runliveresponse", auth.MachineLiveResponse, auth.MachineLiveResponse, true},
-		{"startInvestigation", auth.AlertReadWriteAll, auth.AlertReadWrite, false},
+		{"isolate", auth.MachineIsolate, auth.MachineIsolate, auth.ActiveRemediation, false},
+		{"unisolate", auth.MachineIsolate, auth.MachineIsolate, auth.ActiveRemediation, false},
+		{"restrictCodeExecution", auth.MachineRestrictExecution, auth.MachineRestrictExecution, auth.ActiveRemediation, false},
+		{"unrestrictCodeExecution", auth.MachineRestrictExecution, auth.MachineRestrictExecution, auth.ActiveRemediation, false},
+		{"runAntiVirusScan", auth.MachineScan, auth.MachineScan, auth.ActiveRemediation, false},
+		{"collectInvestigationPackage", auth.MachineCollectForensics, auth.MachineCollectForensics, auth.AlertsInvestigation, false},
+		{"offboard", auth.MachineOffboard, auth.MachineOffboard, auth.ManageSecurity, false},
+		{"runliveresponse", auth.MachineLiveResponse, auth.MachineLiveResponse, auth.LiveResponseBasic, true},
+		{"startInvestigation", auth.AlertReadWriteAll, auth.AlertReadWrite, auth.ActiveRemediation, false},
 	}
 	var rows []route
 	for _, a := range actions {
 		r := route{
-			method: "POST", path: "/api/machines/{id}/" + a.word, access: holding(perms{a.app}, perms{a.user}),
+			method: "POST", path: "/api/machines/{id}/" + a.word, access: holding(perms{a.app}, perms{a.user}).by(a.right),
 			handle: (*Handler).unsupported, summary: "Not carried out by Staunch: 400 OsPlatformNotSupported", client: "OtherAction",
 			status: 201, body: api.CommentRequest{}, answers: api.MachineAction{},
 		}

@@ -178,7 +178,9 @@ func (h *Handler) allow(ctx context.Context, q *request) error {
 	case q.route.access.kind == byAdmin && q.caller.Kind != auth.Admin:
 		err = api.Errorf(api.Forbidden, "Only an administrator may do this: use staunch admin on the server's own host.")
 	case q.route.access.kind == byToken && q.caller.Kind == auth.User:
-		err = auth.Allow(q.caller, q.route.access.delegated)
+		if err = auth.Allow(q.caller, q.route.access.delegated); err == nil {
+			err = auth.AllowRight(q.caller, q.route.access.rights...)
+		}
 	case q.route.access.kind == byToken:
 		err = auth.Allow(q.caller, q.route.access.app)
 	}

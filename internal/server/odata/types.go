@@ -17,6 +17,10 @@ type Query struct {
 	Skip   int      //
 	Count  bool     // $count=true
 	Select []string // API property names as Properties spells them, nil: all
+
+	// Groups, if not nil, are the only device groups whose devices the list may
+	// be about: auth.Caller.Groups, for the store to add.
+	Groups []int64
 }
 
 // Order is one $orderby term, or one of a list's default order.

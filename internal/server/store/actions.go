@@ -27,7 +27,10 @@ const selectAction = "SELECT " + actionRow + ", signed_order, cancel_order, rece
 
 // actionList leaves the large columns out: a page of ten thousand must not carry
 // their receipts.
-var actionList = list{table: "actions", columns: actionRow + ", NULL, NULL, NULL"}
+var actionList = list{
+	table: "actions", columns: actionRow + ", NULL, NULL, NULL",
+	reach: func(groups []int64) string { return onDevicesOf("actions.machine_id", groups) },
+}
 
 func scanAction(scan func(...any) error) (a action.Action, err error) {
 	err = scan(&a.Seq, &a.ID, &a.Type, &a.Status, &a.MachineID, &a.MachineName, &a.Requestor.Name, &a.Requestor.Kind, &a.Requestor.ID, &a.Comment,

@@ -19,7 +19,10 @@ const deviceRow = "seq, id, name, device_key, first_seen, last_seen, last_ip, va
 
 const selectDevice = "SELECT " + deviceRow + " FROM devices "
 
-var deviceList = list{table: "devices", columns: deviceRow, only: "devices.revoked IS NULL"}
+var deviceList = list{
+	table: "devices", columns: deviceRow, only: "devices.revoked IS NULL",
+	reach: func(groups []int64) string { return inGroups("devices.group_id", groups) },
+}
 
 func scanDevice(scan func(...any) error) (d device.Device, err error) {
 	var key []byte
@@ -81,6 +84,9 @@ func (s *Store) Enroll(ctx context.Context, secret [32]byte, d *device.Device, e
 		if err != nil {
 			return fmt.Errorf("cannot use enrollment token: %w", err)
 		}
+		if err := assign(t, d); err != nil {
+			return err
+		}
 		args, err := deviceArgs(d)
 		if err != nil {
 			return err
@@ -93,6 +99,9 @@ func (s *Store) Enroll(ctx context.Context, secret [32]byte, d *device.Device, e
 			return fmt.Errorf("cannot keep device %s: %w", d.ID, err)
 		}
 		if err := indexTags(t, d.ID, nil, d.Tags); err != nil {
+			return err
+		}
+		if err := noteAddresses(t, d); err != nil {
 			return err
 		}
 		return t.record(&e)
@@ -161,7 +170,8 @@ func (s *Store) Devices(ctx context.Context, q odata.Query) ([]device.Device, in
 const updateDevice = `UPDATE devices SET name = $2, label = $3, device_key = $4, last_seen = $5, last_ip = $6, value = $7, group_id = $8, group_name = $9,
 	revoked = $10, os_platform = $11, os_version = $12, architecture = $13, agent_version = $14, internal_ip = $15, tags = $16, facts = $17 WHERE seq = $1`
 
-// ChangeDevice is device.Store's. A device's id and when it was first seen never change.
+// ChangeDevice is device.Store's. A device's id and when it was first seen never
+// change; its group is what its name, tags and system make it.
 func (s *Store) ChangeDevice(ctx context.Context, id string, change func(*device.Device) (*audit.Entry, error)) (d device.Device, err error) {
 	err = s.change(ctx, func(t *tx) error {
 		if d, err = readDevice(t, id); err != nil {
@@ -191,12 +201,21 @@ func (s *Store) ChangeDevice(ctx context.Context, id string, change func(*device
 }
 
 func keepDevice(t *tx, was device.Device, d *device.Device) error {
+	d.GroupID, d.GroupName = was.GroupID, was.GroupName // follows from the rest
+	if regroups(was, *d) {
+		if err := assign(t, d); err != nil {
+			return err
+		}
+	}
 	args, err := deviceArgs(d)
 	if err != nil {
 		return err
 	}
 	if err := t.exec(updateDevice, append([]any{d.Seq}, args...)...); err != nil {
 		return fmt.Errorf("cannot keep device %s: %w", d.ID, err)
+	}
+	if err := noteAddresses(t, d); err != nil {
+		return err
 	}
 	return indexTags(t, d.ID, was.Tags, d.Tags)
 }

@@ -142,6 +142,9 @@ func itemConditions(f action.ItemFilter) (c conditions, err error) {
 			c.add(term.sql, term.value)
 		}
 	}
+	if f.Groups != nil {
+		c.terms = append(c.terms, onDevicesOf("i.machine_id", f.Groups))
+	}
 	if f.After == "" {
 		return c, nil
 	}

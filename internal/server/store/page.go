@@ -26,6 +26,8 @@ type list struct {
 	table   string
 	columns string // of the SELECT
 	only    string // a condition that all of it fulfils, or ""
+
+	reach func(groups []int64) string // the condition of q.Groups; nil: the table is not about devices
 }
 
 // page compiles q into the SELECT of one page, newest first where it does not
@@ -63,15 +65,20 @@ func term(o odata.Order) string {
 }
 
 func (l list) where(q odata.Query) string {
-	switch {
-	case q.Where == "" && l.only == "":
-		return ""
-	case q.Where == "":
-		return " WHERE " + l.only
-	case l.only == "":
-		return " WHERE (" + q.Where + ")"
+	var terms []string
+	if l.only != "" {
+		terms = append(terms, l.only)
 	}
-	return " WHERE " + l.only + " AND (" + q.Where + ")"
+	if q.Groups != nil && l.reach != nil {
+		terms = append(terms, l.reach(q.Groups))
+	}
+	if q.Where != "" {
+		terms = append(terms, "("+q.Where+")")
+	}
+	if len(terms) == 0 {
+		return ""
+	}
+	return " WHERE " + strings.Join(terms, " AND ")
 }
 
 // readPage reads a page and, when q asks for it, the count of all that match.

@@ -42,6 +42,9 @@ func harness(t testing.TB, c store.Config) *storetest.Harness {
 		Replicas:     true,
 		ActionFields: store.ActionFields,
 		DeviceFields: store.DeviceFields,
+
+		IndicatorFields: store.IndicatorFields,
+		AlertFields:     store.AlertFields,
 	}
 }
 

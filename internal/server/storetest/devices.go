@@ -82,8 +82,8 @@ func testDeviceChange(t *testing.T, _ *Harness, s Store) {
 	n := len(entries(t, s))
 	got, err := s.ChangeDevice(t.Context(), d.ID, func(d *device.Device) (*audit.Entry, error) {
 		d.Tags = append(d.Tags[:1], "c")
-		d.Name, d.LastSeen, d.LastIP, d.Value, d.GroupID, d.GroupName = "new.example", start.Add(time.Hour), "::1", "High", 7, "Finance"
-		d.Facts.Kernel, d.Facts.Hostname = "6.1", "nul\x00 and \xff" // facts are JSON: it has a way to say so
+		d.Name, d.LastSeen, d.LastIP, d.Value, d.GroupID, d.GroupName = "new.example", start.Add(time.Hour), "::1", "High", 7, "Finance" // the group is not for the caller to say
+		d.Facts.Kernel, d.Facts.Hostname = "6.1", "nul\x00 and \xff"                                                                     // facts are JSON: it has a way to say so
 		d.Revoked = start.Add(time.Minute)
 		return nil, nil
 	})
@@ -143,6 +143,7 @@ func testDevicesNamed(t *testing.T, _ *Harness, s Store) {
 func testDeviceLists(t *testing.T, h *Harness, s Store) {
 	now := start.Add(8 * 24 * time.Hour)
 	names := map[string]string{}
+	group := deviceGroup(t, s, "Ubuntu", "os=ubuntu")
 	add := func(name string, seen time.Time, change func(*device.Device), tags ...string) {
 		d := NewDevice(name)
 		d.LastSeen = seen
@@ -152,7 +153,7 @@ func testDeviceLists(t *testing.T, h *Harness, s Store) {
 		names[enroll(t, s, d, tags...).ID] = name
 	}
 	add("a", now, nil, "finance", "Laptop")
-	add("b", now.Add(-7*24*time.Hour), func(d *device.Device) { d.Facts.OSPlatform, d.GroupID = "Ubuntu", 3 }, "finance")
+	add("b", now.Add(-7*24*time.Hour), func(d *device.Device) { d.Facts.OSPlatform = "Ubuntu" }, "finance")
 	add("c", now.Add(time.Microsecond-7*24*time.Hour), func(d *device.Device) { d.Value, d.Facts.Addresses, d.Facts.Arch = "High", nil, "arm" })
 	add("gone", now, func(d *device.Device) { d.Revoked = now }, "finance")
 	list := func(options ...string) (string, int64) {
@@ -175,7 +176,7 @@ func testDeviceLists(t *testing.T, h *Harness, s Store) {
 		{"machineTags/any(t: startswith(t,'lap'))", "a"},
 		{"not machineTags/any()", "c"},
 		{"machineTags/all(t: t eq 'finance')", "c b"},
-		{"osPlatform eq 'ubuntu' and rbacGroupId eq 3", "b"},
+		{fmt.Sprint("osPlatform eq 'ubuntu' and rbacGroupId eq ", group.ID), "b"},
 		{"deviceValue eq 'high' or computerDnsName eq 'A'", "c a"},
 		{"lastIpAddress eq null", "c"},
 		{"lastIpAddress eq '10.0.0.7'", "b a"},
@@ -208,6 +209,7 @@ func testDeviceLists(t *testing.T, h *Harness, s Store) {
 // finds the device by it: a filter must not disagree with what people see.
 func testFieldsAgree(t *testing.T, h *Harness, s Store) {
 	now := start.Add(8 * 24 * time.Hour)
+	deviceGroup(t, s, "fourth", "tag=TAG4")
 	for i, change := range []func(*device.Device){
 		func(*device.Device) {},
 		func(d *device.Device) { d.Facts = order.Facts{}; d.Value = ""; d.LastIP = "" },
@@ -215,7 +217,7 @@ func testFieldsAgree(t *testing.T, h *Harness, s Store) {
 		func(d *device.Device) { d.LastSeen = now.Add(time.Microsecond - 7*24*time.Hour); d.Facts.Arch = "x86" },
 		func(d *device.Device) {
 			d.Facts.Addresses = []order.Address{{IP: "127.0.0.1", Up: true}, {IP: "fd00::7", Up: true}, {IP: "10.1.1.1"}}
-			d.GroupID, d.Value = 9, "High"
+			d.Value = "High"
 		},
 	} {
 		d := NewDevice(fmt.Sprint("host", i))

@@ -17,10 +17,14 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"staunch/internal/server/action"
+	"staunch/internal/server/alert"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/device"
+	"staunch/internal/server/file"
+	"staunch/internal/server/indicator"
 	"staunch/internal/server/issuer"
 	"staunch/internal/server/odata"
+	"staunch/internal/server/people"
 )
 
 // Store is all that the control plane asks of its store.
@@ -28,6 +32,10 @@ type Store interface {
 	action.Store
 	device.Store
 	issuer.Store
+	people.Store
+	indicator.Store
+	file.Store
+	alert.Store
 
 	Setting(ctx context.Context, key string) (value string, ok bool, err error)
 	SetSetting(ctx context.Context, key, value string, e audit.Entry) error
@@ -54,14 +62,19 @@ type Harness struct {
 	// ActionFields and DeviceFields are what lists may be filtered by.
 	ActionFields func() []odata.Field
 	DeviceFields func(now time.Time) []odata.Field
+	// IndicatorFields and AlertFields are the same of theirs.
+	IndicatorFields, AlertFields func() []odata.Field
+}
+
+// test is one test of the suite.
+type test struct {
+	name string
+	run  func(t *testing.T, h *Harness, s Store)
 }
 
 // Run runs the whole suite. harness makes a new, empty store for each test.
 func Run(t *testing.T, harness func(t *testing.T) *Harness) {
-	for _, test := range []struct {
-		name string
-		run  func(t *testing.T, h *Harness, s Store)
-	}{
+	for _, test := range append([]test{
 		{"action is kept whole", testActionKept},
 		{"action that is active keeps others with its key out", testActionDuplicate},
 		{"of 200 at once with one key exactly one is kept", testActionRace},
@@ -88,6 +101,12 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"filters of devices agree with what is shown", testFieldsAgree},
 		{"apps", testApps},
 		{"settings", testSettings},
+		{"users", testUsers},
+		{"groups and members", testGroups},
+		{"roles and access", testRoles},
+		{"device groups by rule and rank", testDeviceGroups},
+		{"devices are in their group whatever changes", testDeviceGroupsRace},
+		{"lists show what may be seen", testReach},
 		{"text that cannot be kept is refused", testBadText},
 		{"any other text is kept", testGoodText},
 		{"large values", testLimits},
@@ -97,7 +116,7 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"cancelled callers", testCancelled},
 		{"closed store", testClosed},
 		{"reopened store has everything", testReopen},
-	} {
+	}, append(indicatorTests(), fileTests()...)...) {
 		t.Run(test.name, func(t *testing.T) {
 			h := harness(t)
 			s := h.Open(t)
