@@ -5,7 +5,7 @@ GO ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: check setup fmt lint vuln test build bench generate
+.PHONY: check setup fmt lint vuln test build bench generate vmtest
 
 check: setup fmt-check lint vuln test
 
@@ -41,6 +41,9 @@ build:
 
 bench:
 	./scripts/bench
+
+vmtest:
+	./scripts/vmtest
 
 generate:
 	$(GO) generate ./...
