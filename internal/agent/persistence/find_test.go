@@ -337,10 +337,25 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestHostileHome: pipes do not hang the search, links do not lead it astray.
+// TestSlowMounts reads a mountinfo with file systems that may not answer.
 func TestSlowMounts(t *testing.T) {
 	got := slowMounts(strings.NewReader("22 1 0:20 / /home/a\\040b rw - fuse.sshfs x rw\n23 1 0:21 / /data rw shared:1 - ext4 /dev/x rw\n24 1 0:22 / /n rw - nfs4 s:/ rw\nrubbish\n"))
 	if diff := cmp.Diff([]string{"/home/a b", "/n"}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestHostileText: files made to waste time or to flood the receipt.
+func TestHostileText(t *testing.T) {
+	for _, unit := range []string{"\\\n", "/*/*/* ", "A=$A$A$A x;", "'\"", "RUN+=\"/opt/upd/kworkerd\",", "x\\\n", target + "\n"} {
+		root := t.TempDir()
+		text := strings.Repeat(unit, 100_000/len(unit))
+		for _, p := range []string{"/etc/rc.local", "/etc/udev/rules.d/x.rules", "/etc/systemd/system/a.service"} {
+			put(t, root, p, "[Service]\nExecStart="+text)
+		}
+		res, err := Find(t.Context(), Config{Root: root, MaxFindings: 1000}, Targets{Paths: []string{target}})
+		if err != nil || len(res.Findings) > 3*maxHits {
+			t.Errorf("%.10q: %d findings, %v", unit, len(res.Findings), err)
+		}
 	}
 }

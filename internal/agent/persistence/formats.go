@@ -34,8 +34,8 @@ type logical struct {
 // as systemd.syntax(7) has it.
 func lines(data []byte, joined bool, comment string) []logical {
 	var out []logical
-	var open *logical
-	n := 0
+	var text strings.Builder // of the line that is still open
+	first, n := 0, 0         // first is 0 when none is
 	for line := range strings.SplitSeq(string(data), "\n") {
 		n++
 		line = strings.TrimSuffix(line, "\r")
@@ -43,23 +43,20 @@ func lines(data []byte, joined bool, comment string) []logical {
 		if trimmed != "" && strings.IndexByte(comment, trimmed[0]) >= 0 {
 			continue
 		}
-		more := joined && strings.HasSuffix(line, `\`)
-		if more {
-			line = strings.TrimSuffix(line, `\`) + " "
+		if first == 0 {
+			first = n
 		}
-		if open != nil {
-			open.text += line
-			open.end = n
-		} else {
-			open = &logical{line, n, n}
+		if joined && strings.HasSuffix(line, `\`) {
+			text.WriteString(strings.TrimSuffix(line, `\`) + " ")
+			continue
 		}
-		if !more {
-			out = append(out, *open)
-			open = nil
-		}
+		text.WriteString(line)
+		out = append(out, logical{text.String(), first, n})
+		text.Reset()
+		first = 0
 	}
-	if open != nil {
-		out = append(out, *open)
+	if first != 0 {
+		out = append(out, logical{text.String(), first, n})
 	}
 	return out
 }

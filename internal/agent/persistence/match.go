@@ -34,17 +34,21 @@ type hit struct {
 	link string // the word, when a list of paths holds it
 }
 
+// maxHits bounds what is reported of one file.
+const maxHits = 50
+
 // A matcher knows the targets.
 type matcher struct {
 	tree    *tree
 	targets Targets
-	paths   map[string]bool // as given, and with the links of their folders resolved
-	dirs    map[string]bool // the folders they lie in, resolved
-	seen    map[string]bool // files asked for their content
+	paths   map[string]bool   // as given, and with the links of their folders resolved
+	dirs    map[string]bool   // the folders they lie in, resolved
+	seen    map[string]bool   // files asked for their content
+	names   map[string]string // bare command names looked up, with the folders
 }
 
 func newMatcher(t *tree, targets Targets) *matcher {
-	m := &matcher{tree: t, targets: targets, paths: map[string]bool{}, dirs: map[string]bool{}, seen: map[string]bool{}}
+	m := &matcher{tree: t, targets: targets, paths: map[string]bool{}, dirs: map[string]bool{}, seen: map[string]bool{}, names: map[string]string{}}
 	for _, p := range targets.Paths {
 		dir := t.resolve(path.Dir(p))
 		m.paths[path.Clean(p)] = true
@@ -96,16 +100,32 @@ func (m *matcher) content(real string) bool {
 // found looks a bare command name up as exec does: the first folder that has
 // it wins.
 func (m *matcher) found(name string, dirs []string) (string, bool) {
-	for _, d := range dirs {
-		p := path.Join(d, name)
-		if _, ok := m.is(p); ok && path.IsAbs(p) {
-			return p, true
-		}
-		if fi, err := os.Stat(m.tree.outside(p)); err == nil && fi.Mode().IsRegular() {
-			return "", false
+	key := name + "\x00" + strings.Join(dirs, ":")
+	p, known := m.names[key]
+	if !known {
+		p = m.lookup(name, dirs)
+		if len(m.names) < 50_000 {
+			m.names[key] = p
 		}
 	}
-	return "", false
+	return p, p != ""
+}
+
+func (m *matcher) lookup(name string, dirs []string) string {
+	for i, d := range dirs {
+		p := path.Join(d, name)
+		if _, ok := m.is(p); !ok || !path.IsAbs(p) {
+			continue
+		}
+		for _, earlier := range dirs[:i] {
+			real := m.tree.resolve(path.Join(earlier, name))
+			if fi, err := os.Lstat(m.tree.outside(real)); err == nil && fi.Mode().IsRegular() && !m.tree.isSlow(real) {
+				return ""
+			}
+		}
+		return p
+	}
+	return ""
 }
 
 // wrappers are commands, and words of the shell, after which a command may follow.
@@ -130,6 +150,9 @@ func (m *matcher) words(toks []token, sc scope) []hit {
 	var hits []hit
 	cmd, first, redirect := "", true, false
 	for _, t := range toks {
+		if m.tree.ctx.Err() != nil || len(hits) >= maxHits {
+			break // Find says that it was cut
+		}
 		switch {
 		case t.op == ';':
 			cmd, first, redirect = "", true, false

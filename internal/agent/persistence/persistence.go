@@ -157,6 +157,7 @@ func Find(ctx context.Context, cfg Config, t Targets) (Result, error) {
 			return Result{}, err
 		}
 	}
+	f.res.Cut = f.res.Cut || ctx.Err() != nil
 	f.res.Skipped = f.tree.skipped
 	return f.res, nil
 }
@@ -170,7 +171,11 @@ func orElse[T int | int64](v, zero T) T {
 
 // add keeps a finding once.
 func (f *finder) add(n Finding) error {
-	key := fmt.Sprint(n.Where, "\x00", n.Line, "\x00", n.Kind)
+	file := n.File // one file is reached by several paths: /lib and /usr/lib, rc2.d and init.d
+	if file == "" {
+		file = n.Where
+	}
+	key := fmt.Sprint(file, "\x00", n.Line, "\x00", n.Kind)
 	if f.seen[key] {
 		return nil
 	}

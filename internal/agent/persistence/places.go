@@ -195,6 +195,9 @@ func (f *finder) examine(p place, base, where string, sc scope) error {
 func (f *finder) statements(p place, file textFile, sc scope) []Finding {
 	var out []Finding
 	for _, s := range p.parse(file.data) {
+		if f.tree.ctx.Err() != nil || len(out) >= maxHits {
+			break
+		}
 		if s.wants != "" {
 			if f.guilty[s.wants] {
 				out = append(out, f.finding(p.kind, file, s.line, s.end, fmt.Sprintf("it starts %s, which starts the file", s.wants)))
@@ -261,9 +264,23 @@ func (f *finder) finding(kind Kind, file textFile, line, end int, why string) Fi
 
 // textOf returns lines from first to last, from 1, without the last newline.
 func textOf(data []byte, first, last int) string {
-	all := bytes.Split(data, []byte("\n"))
-	first, last = min(max(first, 1), len(all)), min(max(last, first, 1), len(all))
-	return string(bytes.Join(all[first-1:last], []byte("\n")))
+	rest := data
+	for range first - 1 {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			break
+		}
+		rest = rest[i+1:]
+	}
+	end := 0
+	for n := max(last-first, 0) + 1; n > 0 && end < len(rest); n-- {
+		if i := bytes.IndexByte(rest[end:], '\n'); i >= 0 {
+			end += i + 1
+		} else {
+			return string(rest)
+		}
+	}
+	return string(bytes.TrimSuffix(rest[:end], []byte("\n")))
 }
 
 // modules reports the lists of modules to load that name a target's module.

@@ -44,8 +44,8 @@ type loaded struct {
 	files    []unitFile
 	own      bool // the unit's own file was seen; others of that name are shadowed
 	masked   bool
-	guilty   bool
-	reported bool
+	guilty   bool // it starts a target
+	reported bool // it is a timer or the like that starts a guilty one
 }
 
 type unitFile struct {
@@ -321,8 +321,8 @@ func (m *manager) triggers(u *loaded) error {
 			}
 			for w := range strings.FieldsSeq(s.value) {
 				named = named || active && (s.key == "Unit" || s.key == "Service")
-				if !m.guilty(w) || w == u.name {
-					continue
+				if !m.guilty(w) || w == u.name || !active && m.units[w] != nil && !m.units[w].guilty {
+					continue // what starts a timer's like is too far from the file
 				}
 				if err := m.report(u, file, s.line, s.end, fmt.Sprintf("%s=%s starts a unit that starts the file", s.key, w)); err != nil {
 					return err
@@ -347,8 +347,10 @@ func (m *manager) report(u *loaded, file unitFile, line, end int, why string) er
 	if ext := path.Ext(u.name); ext == ".timer" || ext == ".path" || ext == ".socket" {
 		kind = Timer
 	}
-	u.reported = true
-	m.f.guilty[u.name] = true
+	if kind == Timer {
+		u.reported = true
+		m.f.guilty[u.name] = true
+	}
 	if end == 0 { // the whole unit: its first section, without which it says nothing
 		line, end = 1, strings.Count(strings.TrimSuffix(string(file.data), "\n"), "\n")+1
 	}

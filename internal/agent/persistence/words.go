@@ -11,9 +11,6 @@ type token struct {
 	op   byte // 0 for a word, else one of ; < > (newline and every other separator are ';')
 }
 
-// maxTokens bounds what is read of one file.
-const maxTokens = 200_000
-
 // operators end a shell word.
 const operators = ";|&()<>`"
 
@@ -36,7 +33,7 @@ func tokens(src string, line int) []token {
 			start, in = line, true
 		}
 	}
-	for i := 0; i < len(src) && len(out) < maxTokens; i++ {
+	for i := 0; i < len(src); i++ {
 		c := src[i]
 		switch {
 		case c == '\n':
@@ -100,7 +97,7 @@ func quoted(src string, i int) (string, int) {
 // lines"): quotes and C escapes, no operators but a lone semicolon.
 func unitTokens(src string, line int) []token {
 	var out []token
-	for i := 0; i < len(src) && len(out) < maxTokens; i++ {
+	for i := 0; i < len(src); i++ {
 		if strings.IndexByte(" \t\r\n", src[i]) >= 0 {
 			continue
 		}
