@@ -16,6 +16,7 @@ import (
 	"staunch/internal/agent/guard"
 	"staunch/internal/agent/index"
 	"staunch/internal/agent/inode"
+	"staunch/internal/agent/persistence"
 	"staunch/internal/agent/process"
 	"staunch/internal/agent/vault"
 	"staunch/internal/filehash"
@@ -51,6 +52,7 @@ var steps = []step{
 	{"gate", (*containment).gate, (*containment).ungate},
 	{"hold", (*containment).hold, nil},
 	{"take", (*containment).take, nil},
+	{"trace", (*containment).trace, nil},
 	{"prove", (*containment).prove, nil},
 }
 
@@ -69,9 +71,11 @@ type containment struct {
 	receipt order.Receipt
 	copies  []*taken
 	sums    *sums
-	armed   *process.Hold // from hold on
-	gated   bool          // the hash is in the gate's deny set because of us
-	final   bool          // past the point of no return
+	armed   *process.Hold         // from hold on
+	seen    []persistence.Process // processes that ran the file, as they were
+	once    []string              // paths it had when it was started
+	gated   bool                  // the hash is in the gate's deny set because of us
+	final   bool                  // past the point of no return
 }
 
 // taken is one copy and what became of it.
@@ -365,6 +369,7 @@ func (c *containment) notAll(err error) error {
 }
 
 func (c *containment) addRunning(matches []process.Match) {
+	c.remember(matches)
 	for _, m := range matches {
 		if m.File == nil {
 			continue
