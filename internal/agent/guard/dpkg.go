@@ -9,8 +9,14 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 )
+
+// local are folders in which no package may put a file (Filesystem Hierarchy
+// Standard 3.0; Debian Policy 9.1): reading all the records, some 10 MB, is
+// spared for what lies there.
+var local = []string{"/dev", "/home", "/media", "/mnt", "/proc", "/root", "/run", "/tmp", "/usr/local", "/var/tmp"}
 
 // dpkg reads dpkg's records (dpkg(1), deb-md5sums(5)): a file named in a
 // package's md5sums whose content has that digest is the package's, unmodified.
@@ -19,10 +25,17 @@ func (g *Guard) dpkg(ctx context.Context, files []File) error {
 	want := map[string][]int{} // path as dpkg may write it → indexes into files
 	for i, f := range files {
 		for _, p := range f.Paths {
-			for _, alias := range aliases(strings.TrimPrefix(p, strings.TrimSuffix(g.cfg.Root, "/"))) {
+			p = strings.TrimPrefix(p, strings.TrimSuffix(g.cfg.Root, "/"))
+			if slices.ContainsFunc(local, func(dir string) bool { return below(dir, p) }) {
+				continue
+			}
+			for _, alias := range aliases(p) {
 				want[alias] = append(want[alias], i)
 			}
 		}
+	}
+	if len(want) == 0 {
+		return nil
 	}
 	lists, err := filepath.Glob(g.path("var/lib/dpkg/info/*.md5sums"))
 	if err != nil {
