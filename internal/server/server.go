@@ -28,12 +28,15 @@ import (
 	"staunch/internal/durable"
 	"staunch/internal/order"
 	"staunch/internal/server/action"
+	"staunch/internal/server/alert"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/bus"
 	"staunch/internal/server/device"
+	"staunch/internal/server/file"
 	"staunch/internal/server/gateway"
 	"staunch/internal/server/httpapi"
+	"staunch/internal/server/indicator"
 	"staunch/internal/server/issuer"
 	"staunch/internal/server/people"
 	"staunch/internal/server/pki"
@@ -68,11 +71,16 @@ type Server struct {
 	people   *people.Service
 	actions  *action.Service
 	gateway  *gateway.Gateway
-	https    *http.Server
-	admin    *http.Server
-	cleanup  []cleanup
-	failed   chan error // a listener that ended on its own
-	wait     sync.WaitGroup
+
+	indicators *indicator.Service
+	files      *file.Service
+	alerts     *alert.Service
+
+	https   *http.Server
+	admin   *http.Server
+	cleanup []cleanup
+	failed  chan error // a listener that ended on its own
+	wait    sync.WaitGroup
 }
 
 // A cleanup undoes one thing that New or Start did.
@@ -245,9 +253,12 @@ func (s *Server) openServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.openRules(orderKey); err != nil {
+		return err
+	}
 	door := gateway.Door{Bus: s.bus}
 	s.actions, err = action.New(action.Config{
-		Store: s.store, Devices: s.devices, Bell: door, Asker: door, OrderKey: orderKey, Log: s.cfg.Log,
+		Store: s.store, Devices: s.devices, Bell: door, Asker: door, OrderKey: orderKey, Observed: s.files.Observed, Log: s.cfg.Log,
 		Settings: action.Settings{
 			Expiry:             func() time.Duration { return s.settings.duration("actions.expiry") },
 			RequireObserved:    func() string { return s.settings.value("actions.requireObserved") },
@@ -258,7 +269,8 @@ func (s *Server) openServices(ctx context.Context) error {
 		return err
 	}
 	s.gateway, err = gateway.New(gateway.Config{
-		Actions: s.actions, Bus: s.bus, Server: s.url, Still: s.devices.Still, Log: s.cfg.Log,
+		Actions: vaults{s.actions, s.files}, Bus: s.bus, Server: s.url, Still: s.devices.Still, Log: s.cfg.Log,
+		Sightings: s.files.Met, Rules: s.indicators,
 		Authenticate: func(ctx context.Context, h order.Hello, c order.Challenge, ip string) error {
 			_, err := s.devices.Authenticate(ctx, h, c, ip)
 			return err
@@ -273,7 +285,8 @@ func (s *Server) openServices(ctx context.Context) error {
 	handler, err := httpapi.New(httpapi.Config{
 		Verifier: verifier, Actions: s.actions, Devices: s.devices, Audit: s.store, Admin: admin{s, tenant}, People: s.people, Link: s.gateway, Issuer: s.issuer.Handler(),
 		PublicURL: s.url, Names: s.names(), Ready: s.store.Ping, Log: s.cfg.Log,
-		ActionFields: store.ActionFields(), DeviceFields: store.DeviceFields,
+		Indicators: s.indicators, Files: s.files, Alerts: s.alerts,
+		ActionFields: store.ActionFields(), DeviceFields: store.DeviceFields, IndicatorFields: store.IndicatorFields(), AlertFields: store.AlertFields(),
 		Welcome: func() api.EnrollResponse { return welcome(tenant, orderKey) },
 		Limits: func() httpapi.Limit {
 			return httpapi.Limit{PerMinute: s.settings.number("limits.perMinute"), PerHour: s.settings.number("limits.perHour")}
@@ -301,6 +314,9 @@ func (s *Server) Start(ctx context.Context) error {
 	s.actions.Start(ctx)
 	s.onStop("actions", func() error { s.actions.Stop(); return nil })
 	s.startSettings(ctx)
+	if err := s.startRules(ctx); err != nil {
+		return err
+	}
 
 	socket, err := s.listenAdmin()
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"staunch/api"
+	"staunch/internal/order"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
 )
@@ -31,6 +32,7 @@ var settings = map[string]setting{
 	"auth.requireMachineRead": {"false", boolean, "true: StopAndQuarantineFile also needs Machine.Read.All or Machine.ReadWrite.All"},
 	"auth.tokenLifetime":      {"1h", duration(time.Minute, 24*time.Hour), "how long an access token is valid"},
 	"auth.audiences":          {"", audiences, "further audiences of tokens, separated by blanks"},
+	"indicators.limit":        {"15000", number(1, order.MaxRules), "how many indicators there may be"},
 	"limits.perMinute":        {"100", number(1, 1_000_000), "calls a minute per app and API"},
 	"limits.perHour":          {"1500", number(1, 10_000_000), "calls an hour per app and API"},
 }

@@ -49,6 +49,13 @@ type conn struct {
 	fetching bool                 // a goroutine is fetching
 	polled   time.Time
 	asks     map[string]asking
+
+	rules        string    // the word of the list of rules that was sent last
+	rulesVersion int64     //
+	rulesSent    time.Time // or heard of
+	rulesDone    bool      // it is in force on the device, or refused
+	rulesDirty   bool      // there may be another list
+	offering     bool      // a goroutine is at it
 }
 
 type asking struct {
@@ -170,6 +177,7 @@ func (c *conn) open(ctx context.Context) (stop func(), err error) {
 	c.mu.Unlock()
 	g.Log.Info("device connected", "device", c.device, "ip", c.ip)
 	c.deliver()
+	c.offerRules()
 	return stop, nil
 }
 

@@ -84,6 +84,9 @@ func (c *conn) fetch() {
 		default:
 			c.offer(list)
 		}
+		if poll {
+			c.offerRules()
+		}
 	}
 }
 

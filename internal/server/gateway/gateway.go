@@ -61,6 +61,8 @@ type Config struct {
 	Facts func(ctx context.Context, device string, f order.Facts, ip string) error
 	// Sightings keeps the files a device met. nil: dropped.
 	Sightings func(ctx context.Context, device string, files []order.Sighting) error
+	// Rules are the standing rules of devices. nil: there are none.
+	Rules Rules
 
 	Server string           // name of this server in the challenge: its public URL
 	Limits Limits           //
@@ -118,6 +120,7 @@ type Gateway struct {
 	greeting  chan struct{} // one slot a connection without a good hello
 	verifying chan struct{} // one slot a hello under verification
 	large     chan struct{} // one slot a large message under decoding
+	signing   chan struct{} // one slot a list of rules under making
 
 	mu      sync.Mutex
 	closing bool
@@ -143,6 +146,7 @@ func New(c Config) (*Gateway, error) {
 		greeting:  make(chan struct{}, c.Limits.Handshakes),
 		verifying: make(chan struct{}, c.Limits.Verifying),
 		large:     make(chan struct{}, 2*runtime.NumCPU()),
+		signing:   make(chan struct{}, 2*runtime.NumCPU()),
 		all:       map[*conn]struct{}{},
 		links:     map[string]*conn{},
 	}

@@ -52,6 +52,8 @@ func (c *conn) take(raw []byte) error {
 			return nil
 		}
 		return c.strike("sightings", c.g.Sightings(ctx, c.device, m.Sightings.Files))
+	case m.BlockWant != nil:
+		return c.wanted(ctx, *m.BlockWant)
 	case m.Bye != nil:
 		c.g.Log.Info("device says goodbye", "device", c.device, "reason", m.Bye.Reason)
 		return errClosed

@@ -49,6 +49,10 @@ type Devices interface {
 	action.Devices
 	DeviceGroups
 	Find(ctx context.Context, c auth.Caller, nameOrID string) (device.Device, error)
+	Update(ctx context.Context, c auth.Caller, nameOrID string, tags *[]string, value *string) (device.Device, error)
+	Tag(ctx context.Context, c auth.Caller, nameOrID, value string, add bool) (device.Device, error)
+	TagMany(ctx context.Context, c auth.Caller, ids []string, value string, add bool) ([]device.Device, error)
+	At(ctx context.Context, c auth.Caller, address string, at time.Time, q odata.Query) ([]device.Device, int64, error)
 	Machines(ctx context.Context, c auth.Caller, q odata.Query) ([]device.Device, int64, error)
 	Enroll(ctx context.Context, r api.EnrollRequest, address string) (device.Device, error)
 }
@@ -65,20 +69,27 @@ type Audit interface {
 
 // Config is what a Handler works with.
 type Config struct {
-	Verifier Verifier     // required
-	Actions  Actions      // required
-	Devices  Devices      // required
-	Audit    Audit        // required
-	Admin    Admin        // required
-	People   People       // required
-	Link     http.Handler // serves GET /v1/link to devices; nil: not found
-	Issuer   http.Handler // serves the token service's paths; nil: not found
+	Verifier Verifier // required
+	Actions  Actions  // required
+	Devices  Devices  // required
+	Audit    Audit    // required
+	Admin    Admin    // required
+	People   People   // required
+
+	Indicators Indicators // required
+	Files      Files      // required
+	Alerts     Alerts     // required
+
+	Link   http.Handler // serves GET /v1/link to devices; nil: not found
+	Issuer http.Handler // serves the token service's paths; nil: not found
 
 	PublicURL string   // required: scheme and host under which clients know the server
 	Names     []string // further host names the server answers for; links then use the one the client used
 
-	ActionFields []odata.Field                     // what lists of actions may be filtered and ordered by
-	DeviceFields func(now time.Time) []odata.Field // the same for machines; their health depends on the time. nil: nothing
+	ActionFields    []odata.Field                     // what lists of actions may be filtered and ordered by
+	IndicatorFields []odata.Field                     // the same of indicators
+	AlertFields     []odata.Field                     // and of alerts
+	DeviceFields    func(now time.Time) []odata.Field // the same for machines; their health depends on the time. nil: nothing
 
 	// Welcome is what a newly enrolled device is told beside its id. Required.
 	Welcome func() api.EnrollResponse
@@ -109,6 +120,9 @@ func New(c Config) (*Handler, error) {
 		return nil, errors.New("cannot make the API: verifier, actions, devices, audit, admin, people and welcome are all required")
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		return nil, errors.New("cannot make the API: the public URL must be http(s)://HOST[:PORT]")
+	}
+	if c.Indicators == nil || c.Files == nil || c.Alerts == nil {
+		return nil, errors.New("cannot make the API: indicators, files and alerts are required")
 	}
 	if c.DeviceFields == nil {
 		c.DeviceFields = func(time.Time) []odata.Field { return nil }

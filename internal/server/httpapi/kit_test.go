@@ -26,9 +26,12 @@ import (
 	"staunch/internal/filehash"
 	"staunch/internal/order"
 	"staunch/internal/server/action"
+	"staunch/internal/server/alert"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/device"
+	"staunch/internal/server/file"
+	"staunch/internal/server/indicator"
 	"staunch/internal/server/issuer"
 	"staunch/internal/server/people"
 	"staunch/internal/server/store"
@@ -52,11 +55,17 @@ type kit struct {
 	actions *action.Service
 	devices *device.Service
 	handler *Handler
-	log     *lockedBuffer
+
+	indicators *indicator.Service
+	files      *file.Service
+	alerts     *alert.Service
+
+	log *lockedBuffer
 
 	mu      sync.Mutex
 	now     time.Time                     // guarded by mu; zero: the real time
 	limit   Limit                         // guarded by mu
+	most    int                           // indicators; 0: 15,000; guarded by mu
 	keys    map[string]ed25519.PrivateKey // of devices, by id; guarded by mu
 	answers map[string]order.Answer       // of connected devices, by id; guarded by mu
 }
@@ -117,6 +126,7 @@ func newKit(t testing.TB, options ...func(*Config)) *kit {
 		Ready: k.store.Ping, Log: log, Now: k.clock,
 		Limits: func() Limit { k.mu.Lock(); defer k.mu.Unlock(); return k.limit },
 	}
+	k.withRules(&cfg, orderKey)
 	for _, o := range options {
 		o(&cfg)
 	}

@@ -13,6 +13,17 @@ import (
 // Limit is how many calls two windows hold; 0 is no limit.
 type Limit struct{ PerMinute, PerHour int }
 
+// within is the narrower of two limits, window by window.
+func (l Limit) within(most Limit) Limit {
+	narrower := func(a, b int) int {
+		if a == 0 || b > 0 && b < a {
+			return b
+		}
+		return a
+	}
+	return Limit{PerMinute: narrower(l.PerMinute, most.PerMinute), PerHour: narrower(l.PerHour, most.PerHour)}
+}
+
 // enrollRefusals bounds refused enrollments of one client address. Good ones
 // are bounded by their token.
 func enrollRefusals() Limit { return Limit{PerMinute: 10, PerHour: 100} }

@@ -18,12 +18,19 @@ func query[T any](q *request, fields []odata.Field) (odata.Query, error) {
 	if err != nil {
 		return odata.Query{}, err
 	}
-	return odata.Parse(values, fields, odata.Options{Properties: properties(reflect.TypeFor[T]())})
+	return odata.Parse(values, fields, odata.Options{Properties: propertiesOf[T]()})
 }
+
+func propertiesOf[T any]() []string { return properties(reflect.TypeFor[T]()) }
 
 // list answers a list request by what fetch finds. fetch is asked for one row
 // more than a page holds, which tells whether there is a next one.
 func list[T, R any](q *request, oq odata.Query, set string, fetch func(odata.Query) ([]R, int64, error), show func(R) T) (answer, error) {
+	if q.route.counts {
+		oq.Count, oq.Top, oq.Skip, oq.Order = true, 0, 0, nil
+		_, count, err := fetch(oq)
+		return answer{raw: strconv.AppendInt(nil, count, 10), kind: "application/json"}, err
+	}
 	page := oq.Top
 	if oq.Paged || oq.Top == 0 { // nothing is wanted, yet the count may be
 		oq.Top++

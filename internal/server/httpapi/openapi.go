@@ -112,7 +112,29 @@ func operationID(r route) string {
 	case "OtherAction":
 		return last
 	}
+	if r.counts {
+		return "count" + strings.ToUpper(words(r.path)[:1]) + words(r.path)[1:]
+	}
+	if strings.HasSuffix(r.path, "({args})") {
+		return words(r.path)
+	}
 	return strings.ToLower(r.client[:1]) + r.client[1:]
+}
+
+// words are the fixed words of a path, joined: machinesFindbytag.
+func words(path string) string {
+	name := ""
+	for part := range strings.SplitSeq(strings.TrimPrefix(path, "/api"), "/") {
+		part = strings.TrimSuffix(part, "({args})")
+		switch {
+		case part == "" || part[0] == '{' || part[0] == '$':
+		case name == "":
+			name = part
+		default:
+			name += strings.ToUpper(part[:1]) + part[1:]
+		}
+	}
+	return name
 }
 
 func permissionNames(ps []auth.Permission) string {

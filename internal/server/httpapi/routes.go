@@ -22,6 +22,10 @@ type route struct {
 	pass    func(*Handler) http.Handler // in place of handle: somebody else answers it all
 	summary string
 	client  string // the method of client.Client that calls it
+	most    Limit  // calls of one caller, where that is less than the limits in force; zero: those alone
+
+	countable bool // a list that has a /$count of its own
+	counts    bool // answers with a list's count alone
 
 	// For the record and the document.
 	records audit.Operation // what a refused attempt goes down as; "": only reads
@@ -88,7 +92,7 @@ func routes() []route {
 			records: audit.StopAndQuarantineFile, status: 201, body: api.StopAndQuarantineRequest{}, needs: []string{"Comment"}, answers: api.MachineAction{},
 		},
 		{
-			method: "GET", path: "/api/machineactions", access: read, handle: (*Handler).actions,
+			method: "GET", path: "/api/machineactions", access: read, handle: (*Handler).actions, countable: true,
 			summary: "List machine actions, newest first", client: "MachineActions", status: 200, answers: api.List[api.MachineAction]{}, query: lists,
 		},
 		{
@@ -101,7 +105,7 @@ func routes() []route {
 			records: audit.CancelMachineAction, status: 200, body: api.CommentRequest{}, answers: api.MachineAction{},
 		},
 		{
-			method: "GET", path: "/api/machines", access: read, handle: (*Handler).machines,
+			method: "GET", path: "/api/machines", access: read, handle: (*Handler).machines, countable: true,
 			summary: "List machines", client: "Machines", status: 200, answers: api.List[api.Machine]{}, query: lists,
 		},
 		{
@@ -166,7 +170,8 @@ func routes() []route {
 			summary: "The server can serve: its database answers", client: "Ready", status: 200, answers: status{},
 		},
 	}
-	return slices.Concat(rows, adminRoutes(), peopleRoutes(), deviceGroupRoutes(), otherActions())
+	rows = slices.Concat(rows, adminRoutes(), peopleRoutes(), deviceGroupRoutes(), otherActions(), machineRoutes(), indicatorRoutes(), fileRoutes(), alertRoutes(), metadataRoutes())
+	return append(rows, counted(rows)...)
 }
 
 // otherActions are the Defender API's device actions that no Staunch agent
