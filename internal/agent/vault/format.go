@@ -14,6 +14,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"staunch/internal/filehash"
 	"staunch/internal/order"
 )
@@ -207,11 +209,14 @@ func validNames(names []Name) error {
 
 // readBounded reads a file of the vault, without following a link.
 func readBounded(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|oNoFollow, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|oNoFollow|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()                                                //nolint:errcheck // read only
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() { // reading a pipe would wait for ever
+		return nil, errors.Join(err, fmt.Errorf("%s is not a regular file", path))
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
 	if err == nil && len(b) > maxRecord {
 		err = fmt.Errorf("%s is larger than the %d bytes allowed", path, maxRecord)

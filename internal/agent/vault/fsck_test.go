@@ -4,10 +4,13 @@ package vault
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"staunch/internal/order"
 )
@@ -45,6 +48,12 @@ func TestFsckFindings(t *testing.T) {
 			"it is not a manifest: it has no first line", true, 0},
 		"manifest gone": {func(v *Vault, it order.Item) error { return os.Remove(v.manifestPath(it.ID)) },
 			"sealed content without a manifest", true, 0},
+		"manifest a pipe": {func(v *Vault, it order.Item) error {
+			return errors.Join(os.Remove(v.manifestPath(it.ID)), unix.Mkfifo(v.manifestPath(it.ID), 0o600))
+		}, "is not a regular file", true, 0},
+		"content a pipe": {func(v *Vault, it order.Item) error {
+			return errors.Join(os.Remove(v.contentPath(it.ID)), unix.Mkfifo(v.contentPath(it.ID), 0o600))
+		}, "its content has 0 bytes, the manifest says", true, 0},
 		"manifest of another": {func(v *Vault, it order.Item) error {
 			return os.Rename(v.manifestPath(it.ID), v.manifestPath(ghost))
 		}, "it is the manifest of item", true, 0},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -193,6 +194,8 @@ func lookAt(t testing.TB, path string) look {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The order in which a file system lists them is its own affair.
+	slices.SortFunc(m.Xattrs, func(a, b Xattr) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	return look{Sum: sum, Mode: m.Mode, UID: m.UID, GID: m.GID, Nlink: m.Nlink, Atime: m.Atime, Mtime: m.Mtime, Flags: m.Flags & settable, Xattrs: m.Xattrs}
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"filippo.io/age"
+	"golang.org/x/sys/unix"
 
 	"staunch/internal/durable"
 	"staunch/internal/filehash"
@@ -147,7 +148,7 @@ func (v *Vault) openItem(id string) (*Manifest, *os.File, error) {
 	if m.State == Purged {
 		return nil, nil, fmt.Errorf("item %s: %w", id, ErrPurged)
 	}
-	f, err := os.OpenFile(v.contentPath(id), os.O_RDONLY|oNoFollow, 0)
+	f, err := os.OpenFile(v.contentPath(id), os.O_RDONLY|oNoFollow|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("item %s: %w: its content is missing", id, ErrDamaged)
 	}

@@ -106,9 +106,14 @@ func (v *Vault) unlinkStaged(in *Intent, s *stage, id inode.ID) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	// In a folder that is not ours alone, somebody may have put another file there.
-	if there, err := idAt(s.dir, in.Staging.Name); err != nil || there != id {
+	there, err := idAt(s.dir, in.Staging.Name)
+	switch {
+	case gone(err):
 		return nil
+	case err != nil:
+		return err // it may be there: the intent stays, and says so
+	case there != id:
+		return nil // in a folder that is not ours alone, somebody has put another file there
 	}
 	if err := unix.Unlinkat(int(s.dir.Fd()), in.Staging.Name, 0); err != nil && !gone(err) {
 		return err
