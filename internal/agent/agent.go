@@ -65,6 +65,7 @@ type Agent struct {
 	holder  *process.Holder
 	rules   *guard.Guard
 	gates   *gates // nil: no gate
+	kept    *gates // the standing refusals, also where there is no gate; the same as gates where there is
 
 	uplink  uplink // nil: not connected to a server
 	cleanup []func() error
@@ -85,6 +86,7 @@ type lane struct {
 	envelope  order.Envelope
 	order     order.Order
 	started   bool
+	began     time.Time       // when an earlier run of the agent began it; zero: none did
 	receipt   *order.Envelope // set once the order is over
 	kept      bool            // the server has the receipt
 	cancelled bool            // a cancel came before the order or during it
@@ -140,10 +142,11 @@ func New(cfg Config) (_ *Agent, err error) {
 	if err = a.openHolder(cfg.Rung); err != nil {
 		return nil, err
 	}
+	if a.kept, err = openGates(a.state.path("gates.json"), cfg.Gate, a.log); err != nil {
+		return nil, err
+	}
 	if cfg.Gate != nil {
-		if a.gates, err = openGates(a.state.path("gates.json"), cfg.Gate, a.log); err != nil {
-			return nil, err
-		}
+		a.gates = a.kept
 		a.cleanup = append(a.cleanup, cfg.Gate.Close)
 	}
 	if !cfg.NoIndex {
@@ -177,7 +180,9 @@ func (a *Agent) replay(records []journal.Record) error {
 				err = json.Unmarshal(l.envelope.Payload, &l.order)
 			}
 		case journal.Intent:
-			l.started = true
+			if !l.started {
+				l.started, l.began = true, r.Time
+			}
 		case journal.Receipt:
 			l.receipt = new(order.Envelope)
 			err = json.Unmarshal(r.Data, l.receipt)
@@ -204,6 +209,9 @@ func (a *Agent) Start() error {
 	}
 	for _, r := range recovered {
 		a.log.Info("ended what was under way", "item", r.ID, "ended", r.Ended, "paths", r.Paths, "note", r.Note)
+	}
+	if err := a.kept.liftRestored(a.vault); err != nil {
+		return err
 	}
 	if a.gates != nil {
 		if err := a.gates.restore(); err != nil {

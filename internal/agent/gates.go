@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"staunch/internal/agent/gate"
+	"staunch/internal/agent/vault"
 	"staunch/internal/durable"
 	"staunch/internal/filehash"
 )
@@ -31,7 +31,7 @@ type Gated struct {
 // agent and the machine, and handed to the gate.
 type gates struct {
 	path   string
-	client *gate.Client
+	client *gate.Client // nil: there is no gate now
 	log    *slog.Logger
 
 	mu  sync.Mutex
@@ -40,7 +40,7 @@ type gates struct {
 
 func openGates(path string, c *gate.Client, log *slog.Logger) (*gates, error) {
 	g := &gates{path: path, client: c, log: log}
-	b, err := os.ReadFile(path)
+	b, err := readState(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return g, nil
 	}
@@ -82,7 +82,8 @@ func (g *gates) deny(k Gated) error {
 	return g.write(append(rest, k))
 }
 
-// allow lifts every refusal of a content.
+// allow lifts every refusal of a content: also where there is no gate now, or
+// the next one would refuse it again.
 func (g *gates) allow(sum filehash.Sum) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -91,12 +92,58 @@ func (g *gates) allow(sum filehash.Sum) error {
 		if !k.File.Matches(sum) {
 			continue
 		}
-		if err := g.client.AllowHash(k.File); err != nil {
-			return err
+		if g.client != nil {
+			if err := g.client.AllowHash(k.File); err != nil {
+				return err
+			}
 		}
 		rest = slices.DeleteFunc(rest, func(o Gated) bool { return o == k })
 	}
+	if len(rest) == len(g.all) {
+		return nil
+	}
 	return g.write(rest)
+}
+
+// liftRestored ends what a crash interrupted: a content that was given back
+// after it was refused is not refused any more. The vault knows, because a
+// restore is written down there before its gate is lifted.
+func (g *gates) liftRestored(v *vault.Vault) error {
+	refused := g.list()
+	if len(refused) == 0 {
+		return nil
+	}
+	items, err := v.List()
+	if err != nil {
+		g.log.Warn("part of the vault cannot be read", "error", err)
+	}
+	for _, i := range items {
+		if i.State == string(vault.Sealed) {
+			continue
+		}
+		sum := filehash.Sum{SHA1: i.SHA1, SHA256: i.SHA256}
+		for _, k := range refused {
+			if !k.File.Matches(sum) {
+				continue
+			}
+			back, err := restoredAfter(v, i.ID, k.Since)
+			if err == nil && back {
+				err = g.allow(sum)
+			}
+			if err != nil {
+				return fmt.Errorf("cannot lift the gate on %s, which was restored: %w", k.File, err)
+			}
+		}
+	}
+	return nil
+}
+
+func restoredAfter(v *vault.Vault, id string, t time.Time) (bool, error) {
+	m, err := v.Get(id)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(m.History, func(c vault.Change) bool { return c.State == vault.Restored && c.Time.After(t) }), nil
 }
 
 // lift takes back what one order asked for.

@@ -7,13 +7,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"staunch/internal/agent/journal"
 	"staunch/internal/agent/link"
 	"staunch/internal/agent/process"
-	"staunch/internal/agent/vault"
 	"staunch/internal/order"
 )
 
@@ -95,6 +93,9 @@ func (a *Agent) StartLocal() error {
 	if _, err := a.vault.Recover(a.ctx); err != nil {
 		return err
 	}
+	if err := a.kept.liftRestored(a.vault); err != nil {
+		return err
+	}
 	if a.gates != nil {
 		return a.gates.restore()
 	}
@@ -136,7 +137,7 @@ func (a *Agent) finishLocal(r order.Receipt) error {
 
 // Restore implements Service.
 func (a *Agent) Restore(ctx context.Context, r RestoreRequest) (order.Receipt, error) {
-	receipt := a.restore(ctx, newID(), r.Item, r.Destination)
+	receipt := a.restore(ctx, newID(), r.Item, r.Destination, time.Time{})
 	return receipt, a.finishLocal(receipt)
 }
 
@@ -231,42 +232,6 @@ type Check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
-}
-
-// FsckReport is what fsck found.
-type FsckReport struct {
-	OK       bool     `json:"ok"`
-	Items    int      `json:"items"`
-	Records  int      `json:"records"`
-	Findings []string `json:"findings"`
-}
-
-// Fsck checks the vault and the journal of a folder that the caller has locked,
-// and mends what can be mended if repair is set.
-func Fsck(ctx context.Context, s State, repair bool, log *slog.Logger) (FsckReport, error) {
-	report := FsckReport{Findings: []string{}}
-	v, err := vault.Open(vault.Config{Dir: s.path("vault"), Log: log})
-	if err != nil {
-		return report, err
-	}
-	defer v.Close()
-	vr, err := v.Fsck(ctx, repair)
-	if err != nil {
-		return report, err
-	}
-	jr, err := journal.Fsck(s.JournalDir(), repair, journal.Config{Log: log})
-	if err != nil {
-		return report, err
-	}
-	report.Items, report.Records = vr.Items, jr.Records
-	for _, f := range vr.Findings {
-		report.Findings = append(report.Findings, fmt.Sprintf("vault: %s: %s; %s", f.Path, f.What, f.Do))
-	}
-	for _, f := range jr.Findings {
-		report.Findings = append(report.Findings, fmt.Sprintf("journal: byte %d: %s; %s", f.Offset, f.What, f.Do))
-	}
-	report.OK = vr.OK() && jr.OK()
-	return report, nil
 }
 
 // wait sleeps for d, or until ctx ends.

@@ -130,7 +130,7 @@ func (a *Agent) carryOut(ctx context.Context, l *lane) order.Receipt {
 	case order.StopAndQuarantine:
 		return a.contain(ctx, Request{ID: o.ID, File: o.File, Force: o.Force, Comment: o.Comment, Requestor: o.Requestor})
 	case order.Restore:
-		return a.restore(ctx, o.ID, o.Item, o.Destination)
+		return a.restore(ctx, o.ID, o.Item, o.Destination, l.began)
 	case order.Purge:
 		return a.purge(ctx, o.ID, o.Item)
 	}

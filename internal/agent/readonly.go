@@ -3,9 +3,7 @@
 package agent
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -36,13 +34,11 @@ func ReadStatus(s State, log *slog.Logger) (Status, error) {
 		return st, err
 	}
 	st.DeviceID, st.Server = e.DeviceID, e.URL
-	b, err := os.ReadFile(s.path("gates.json"))
-	if err == nil {
-		err = json.Unmarshal(b, &st.Gates)
+	g, err := openGates(s.path("gates.json"), nil, log)
+	if err != nil {
+		return st, err
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return st, fmt.Errorf("cannot read gates.json: %w", err)
-	}
+	st.Gates = g.all
 	items, err := ReadItems(s, log)
 	for _, i := range items {
 		if i.State == "sealed" {

@@ -11,9 +11,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"staunch/internal/durable"
@@ -59,6 +61,10 @@ func OpenState(dir string) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("cannot use state folder: %w", err)
 	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return State{}, fmt.Errorf("cannot use state folder %s: it belongs to user %d, and this runs as user %d; run it as the owner, or choose another folder with --state",
+			abs, st.Uid, os.Geteuid())
+	}
 	if fi.Mode().Perm()&0o077 != 0 {
 		return State{}, fmt.Errorf("cannot use state folder %s: others may enter it (mode %04o); run chmod 700 %s", abs, fi.Mode().Perm(), abs)
 	}
@@ -66,6 +72,29 @@ func OpenState(dir string) (State, error) {
 }
 
 func (s State) path(name string) string { return filepath.Join(s.Dir, name) }
+
+// maxState bounds a file of the state folder that is read as a whole, in bytes.
+const maxState = 16 << 20
+
+// readState reads a file of the state folder. What is not a regular file is
+// refused: reading a pipe would wait for ever.
+func readState(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !fi.Mode().IsRegular():
+		return nil, fmt.Errorf("it is not a regular file but %s", fi.Mode())
+	case fi.Size() > maxState:
+		return nil, fmt.Errorf("it has %d bytes, more than the %d allowed", fi.Size(), maxState)
+	}
+	return io.ReadAll(io.LimitReader(f, maxState))
+}
 
 // JournalDir is the journal's folder.
 func (s State) JournalDir() string { return s.path("journal") }
@@ -92,7 +121,7 @@ func (s State) Lock(ctx context.Context) (unlock func(), err error) {
 // Enrollment reads who this device is, or returns ErrNotEnrolled.
 func (s State) Enrollment() (Enrollment, error) {
 	var e Enrollment
-	b, err := os.ReadFile(s.path("enrollment.json"))
+	b, err := readState(s.path("enrollment.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, ErrNotEnrolled
 	}
@@ -141,24 +170,32 @@ func (e Enrollment) Roots() (*x509.CertPool, error) {
 // DeviceKey reads the device's key, or makes one.
 func (s State) DeviceKey() (ed25519.PrivateKey, error) {
 	path := s.path("device.key")
-	b, err := os.ReadFile(path)
+	b, err := readState(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.NewDeviceKey()
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read device key: %w", err)
+	var key ed25519.PrivateKey
+	if err == nil {
+		key, err = parseDeviceKey(b)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read device key %s: %w; bring it back from a backup, or move it away and enroll this device again with --force", path, err)
+	}
+	return key, nil
+}
+
+func parseDeviceKey(b []byte) (ed25519.PrivateKey, error) {
 	block, _ := pem.Decode(b)
 	if block == nil {
-		return nil, fmt.Errorf("cannot read device key %s: it is not PEM; enroll this device again with --force", path)
+		return nil, errors.New("it is not PEM")
 	}
 	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read device key %s: %w", path, err)
+		return nil, err
 	}
 	key, ok := k.(ed25519.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("cannot read device key %s: it is a %T, want Ed25519", path, k)
+		return nil, fmt.Errorf("it is a %T, want Ed25519", k)
 	}
 	return key, nil
 }

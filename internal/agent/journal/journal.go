@@ -322,9 +322,12 @@ func Read(dir string) ([]Record, error) {
 }
 
 func scanFile(path string) (scanned, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return scanned{}, err
+	}
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() { // reading a pipe would wait for ever
+		return scanned{}, errors.Join(err, fmt.Errorf("%s is not a regular file: move it away", path), f.Close())
 	}
 	s, err := scan(io.Reader(f))
 	return s, errors.Join(err, f.Close())
