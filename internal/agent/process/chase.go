@@ -60,7 +60,8 @@ func (d *Hold) chase(ctx context.Context, l *look, s stream) (bool, error) {
 		case len(c.work) > 0:
 			c.buried = false
 			if err := c.examine(ctx); err != nil {
-				return false, nil //nolint:nilerr // the same
+				c.look.problem(err)
+				return false, nil
 			}
 		case c.buried:
 			return true, nil

@@ -17,6 +17,7 @@ const (
 	cnIdxProc      = 1
 	cnValProc      = 1
 	mcastListen    = 1
+	procEventNone  = 0x00000000
 	procEventFork  = 0x00000001
 	procEventExec  = 0x00000002
 	netlinkHeader  = unix.SizeofNlMsghdr
@@ -26,8 +27,9 @@ const (
 
 // connector follows forks and execs through the process connector.
 type connector struct {
-	fd  int
-	buf []byte
+	fd   int
+	buf  []byte
+	next map[uint32]uint32 // by processor, the number its next event must have
 }
 
 func openConnector() (*connector, error) {
@@ -35,7 +37,7 @@ func openConnector() (*connector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the process connector: %w", err)
 	}
-	c := &connector{fd: fd, buf: make([]byte, 64<<10)}
+	c := &connector{fd: fd, buf: make([]byte, 64<<10), next: make(map[uint32]uint32)}
 	if err := c.listen(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot listen to the process connector: %w", err), c.close())
 	}
@@ -86,10 +88,26 @@ func (c *connector) drain() (all []event, lost bool, err error) {
 		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
 			continue // not from the kernel
 		}
+		lost = c.gap(c.buf[:n]) || lost
 		if e, ok := parseConnector(c.buf[:n]); ok {
 			all = append(all, e)
 		}
 	}
+}
+
+// gap reports whether an event is missing before this one: each processor
+// counts its own. The kernel drops events without a word when it has no memory
+// for them at that moment.
+func (c *connector) gap(b []byte) bool {
+	const head = netlinkHeader + cnHeader
+	ne := binary.NativeEndian
+	if len(b) < head+8 || ne.Uint32(b[head:]) == procEventNone {
+		return false // an answer to us: it has a number of ours
+	}
+	seq, cpu := ne.Uint32(b[netlinkHeader+8:]), ne.Uint32(b[head+4:])
+	want, seen := c.next[cpu]
+	c.next[cpu] = seq + 1
+	return seen && seq != want
 }
 
 // parseConnector reads one message: netlink header, connector header, struct

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,79 +17,6 @@ import (
 
 	"staunch/internal/durable"
 )
-
-// frozenFile is where a freeze is recorded in the state folder.
-const frozenFile = "frozen.json"
-
-// frozenRecord names the groups that are frozen, or were about to be.
-//
-//	{"boot":"6f1e…","groups":[{"file":"/sys/fs/cgroup/a.slice/cgroup.freeze","thaw":"0"}]}
-type frozenRecord struct {
-	Boot   string        `json:"boot"` // /proc/sys/kernel/random/boot_id: groups do not outlive a boot
-	Groups []frozenGroup `json:"groups"`
-}
-
-type frozenGroup struct {
-	File string `json:"file"` // the control file
-	Thaw string `json:"thaw"` // what to write to it
-}
-
-// ThawLeftover thaws what an agent with this state folder had frozen when it
-// died. New calls it; a supervisor may call it as soon as the agent is dead.
-func ThawLeftover(stateDir string) error {
-	name := filepath.Join(stateDir, frozenFile)
-	b, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot thaw what was left frozen: %w", err)
-	}
-	var rec frozenRecord
-	if err := json.Unmarshal(b, &rec); err != nil {
-		return fmt.Errorf("cannot thaw what was left frozen: %s is damaged; thaw the control groups by hand "+
-			"(write 0 to each cgroup.freeze that holds 1) and remove it: %w", name, err)
-	}
-	var errs []error
-	if rec.Boot == bootID() {
-		for _, g := range rec.Groups {
-			errs = append(errs, thawFile(g))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("cannot thaw what was left frozen: %w", err)
-	}
-	return durable.Remove(name)
-}
-
-// thawFile writes only what thaws, and only to what is a freezer's file.
-func thawFile(g frozenGroup) error {
-	base := filepath.Base(g.File)
-	if base == "cgroup.freeze" && g.Thaw != "0" || base == "freezer.state" && g.Thaw != "THAWED" ||
-		base != "cgroup.freeze" && base != "freezer.state" {
-		return fmt.Errorf("%s is not the file of a freezer", g.File)
-	}
-	f, err := os.OpenFile(g.File, os.O_WRONLY, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // the group is gone, and so is everybody in it
-	}
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(g.Thaw)
-	if errors.Is(err, unix.ENODEV) {
-		err = nil
-	}
-	return errors.Join(err, f.Close())
-}
-
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(b))
-}
 
 // freeze is one freeze of many groups, from the record on the disk to the thaw.
 type freeze struct {
@@ -302,94 +228,4 @@ func (fr *freeze) closeGroups() error {
 		errs = append(errs, g.control.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// stopFrozen is the rung freeze: everybody who can be is frozen, looked at in
-// rest, the matches are killed, the rest is thawed. Those who cannot be frozen
-// are followed through the process connector, where there is one.
-func (d *Hold) stopFrozen(ctx context.Context, r *Result) error {
-	l := d.h.newLook(d.judge)
-	pids, err := d.h.proc.pids()
-	if err != nil {
-		return err
-	}
-	// Once before, so that every file is judged and nobody is frozen for the
-	// time it takes to read them.
-	if _, err := d.sweep(ctx, l, pids, unix.SIGKILL); err != nil {
-		return err
-	}
-	outside, err := d.atRest(ctx, l, r)
-	if err != nil {
-		r.Notes = append(r.Notes, err.Error())
-		return d.stopRest(ctx, l, r)
-	}
-	if outside > 0 {
-		r.Notes = append(r.Notes, fmt.Sprintf("%d processes cannot be frozen: they are in the root control group or in one with the agent or init", outside))
-		return d.stopRest(ctx, l, r)
-	}
-	r.Proven = true
-	return l.trouble()
-}
-
-// stopRest deals with processes that cannot be frozen.
-func (d *Hold) stopRest(ctx context.Context, l *look, r *Result) error {
-	if d.h.cfg.Rung == RungFreeze {
-		r.Notes = append(r.Notes, "those were stopped by best effort: the configuration asks for this rung alone")
-		return errors.Join(d.settle(ctx, l, unix.SIGKILL), l.trouble())
-	}
-	if err := d.h.prepareConnector(); err != nil {
-		r.Notes = append(r.Notes, fmt.Sprintf("those were stopped by best effort: %v", err))
-		return errors.Join(d.settle(ctx, l, unix.SIGKILL), l.trouble())
-	}
-	r.Notes = append(r.Notes, "those were followed through the process connector")
-	return d.stopFollowed(ctx, r)
-}
-
-// atRest freezes, kills and thaws; it returns how many processes were not
-// frozen.
-func (d *Hold) atRest(ctx context.Context, l *look, r *Result) (outside int, err error) {
-	d.h.freezing.Lock()
-	defer d.h.freezing.Unlock()
-	fr, err := d.h.freeze(ctx)
-	if fr == nil {
-		return 0, err
-	}
-	defer func() {
-		pause, endErr := fr.end()
-		r.PauseNs = max(r.PauseNs, pause)
-		err = errors.Join(err, endErr)
-	}()
-	if err != nil {
-		return 0, err
-	}
-	covered, err := fr.covered()
-	if err != nil {
-		return 0, err
-	}
-	frozen := make([]int, 0, len(covered))
-	for pid := range covered {
-		frozen = append(frozen, pid)
-	}
-	if _, err := d.sweep(ctx, l, frozen, unix.SIGKILL); err != nil {
-		return 0, err
-	}
-	if !fr.held() {
-		return 0, errors.New("the freeze did not hold: somebody thawed, or it took longer than is allowed")
-	}
-	pids, err := d.h.proc.pids()
-	if err != nil {
-		return 0, err
-	}
-	for _, pid := range pids {
-		if !covered[pid] && !d.h.spared(pid) && !d.h.kernelThread(pid) {
-			outside++
-		}
-	}
-	return outside, nil
-}
-
-// kernelThread reports whether the process is the kernel's own, or dead.
-func (h *Holder) kernelThread(pid int) bool {
-	v, err := h.proc.vital(pid)
-	return gone(err) || err == nil && (v.kernel || v.state == 'Z' || v.state == 'X')
 }

@@ -3,11 +3,9 @@
 package process
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
@@ -203,86 +201,6 @@ func (d *Hold) Release() {
 	}
 	d.order = nil
 	clear(d.met)
-}
-
-// Look examines every process anew and returns those that match, killing
-// none. Their File is nil. An error says that not every process could be
-// examined.
-func (d *Hold) Look(ctx context.Context) ([]Match, error) {
-	l := d.h.newLook(d.judge)
-	pids, err := d.h.proc.pids()
-	if err != nil {
-		return nil, err
-	}
-	var mu sync.Mutex
-	var all []Match
-	err = each(ctx, pids, func(pid int) {
-		f := l.examine(pid, true)
-		if f == nil {
-			return
-		}
-		m := d.h.describe(pid, f)
-		closeFile(f.file)
-		mu.Lock()
-		defer mu.Unlock()
-		all = append(all, m)
-	})
-	return all, errors.Join(err, l.trouble())
-}
-
-// trouble joins what a look could not judge.
-func (l *look) trouble() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	err := errors.Join(l.problems...)
-	if l.denied > 0 {
-		err = errors.Join(err, fmt.Errorf("%d processes of other users could not be looked at: run as root", l.denied))
-	}
-	return err
-}
-
-// each calls do for every pid, on all cores.
-func each(ctx context.Context, pids []int, do func(int)) error {
-	workers := min(runtime.GOMAXPROCS(0), (len(pids)+15)/16)
-	if workers <= 1 {
-		for _, pid := range pids {
-			if ctx.Err() != nil {
-				break
-			}
-			do(pid)
-		}
-		return context.Cause(ctx)
-	}
-	next := make(chan int, len(pids))
-	for _, pid := range pids {
-		next <- pid
-	}
-	close(next)
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for pid := range next {
-				if ctx.Err() != nil {
-					return
-				}
-				do(pid)
-			}
-		})
-	}
-	wg.Wait()
-	return context.Cause(ctx)
-}
-
-// describe tells what is known of a matching process while it lives.
-func (h *Holder) describe(pid int, f *finding) Match {
-	m := Match{PID: pid, How: f.how, Ident: f.stat.ID, UID: h.proc.owner(pid)}
-	if v, err := h.proc.vital(pid); err == nil {
-		m.Start, m.PPID = v.start, v.ppid
-	}
-	m.Exe, _ = h.proc.link(f.pid, "exe")              // empty when it has just gone
-	b, _ := h.proc.read(f.pid, "cmdline", maxCommand) // the same
-	m.Command = string(b)
-	return m
 }
 
 // closePidfd lets go of a process that is dead or given up.

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // strong are the rungs that must leave nothing, whatever the file does.
@@ -490,6 +492,75 @@ func TestStopGivenUp(t *testing.T) {
 				b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 				if v, perr := parseVital(b); err == nil && perr == nil && v.state == 'T' {
 					t.Errorf("%d was left stopped", pid)
+				}
+			}
+		})
+	}
+}
+
+// TestBlockedFile: somebody's file cannot be opened, for a scanner that should
+// allow it does not answer. The match is killed all the same, and nothing is
+// called proven.
+func TestBlockedFile(t *testing.T) {
+	bin := runner(t)
+	for _, rung := range []string{RungBPF, RungFreeze, RungConnector} {
+		t.Run(rung, func(t *testing.T) {
+			k := newKit(t, bin)
+			h, err := New(Config{Rung: rung, StateDir: t.TempDir(), Patience: time.Second, Death: time.Second})
+			if err != nil {
+				t.Skipf("SKIPPED, NOT PROVEN: %v", err)
+			}
+			defer h.Close() //nolint:errcheck // checked by others
+			scratch := filepath.Join(k.dir, "scratch")
+			if err := os.Mkdir(scratch, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mount("tmpfs", scratch, "tmpfs", 0, ""); err != nil {
+				t.Skipf("SKIPPED, NOT PROVEN: cannot mount: %v", err)
+			}
+			defer unix.Unmount(scratch, unix.MNT_DETACH) //nolint:errcheck // ours
+			var blocked []*exec.Cmd
+			for i := range 3 {
+				twin := k.innocent(k.program(fmt.Sprintf("scratch/twin%d", i), bin, k.mark[:len(k.mark)-1]+string(rune('x'+i))))
+				ready(t, twin, "twin")
+				blocked = append(blocked, twin)
+			}
+			evil := k.program("evil", bin, k.mark)
+			k.mode(evil, "many", 5)
+			waitFor(t, "signs of life", func() bool { return k.beats() > 10 })
+
+			fan, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY)
+			if err != nil {
+				t.Skipf("SKIPPED, NOT PROVEN: %v", err)
+			}
+			silent := os.NewFile(uintptr(fan), "fanotify")
+			release := func() { silent.Close() } //nolint:errcheck // closing allows what waits
+			watchdog := time.AfterFunc(20*time.Second, release)
+			defer watchdog.Stop()
+			defer release()
+			if err := unix.FanotifyMark(fan, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, unix.FAN_OPEN_PERM, unix.AT_FDCWD, scratch); err != nil {
+				t.Skipf("SKIPPED, NOT PROVEN: %v", err)
+			}
+			d, err := h.Arm(k.target(evil, false))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Release()
+			d.judge.size = int64(len(bin) + len(k.mark)) // as that of the twins, so that they must be read
+			r := stop(t, d)
+			if r.Proven || r.Met < 5 {
+				t.Errorf("met %d, proven %v: %v", r.Met, r.Proven, r.Notes)
+			}
+			if !strings.Contains(strings.Join(r.Notes, "\n"), "could not be examined in time") {
+				t.Errorf("the notes do not say why: %v", r.Notes)
+			}
+			if !k.thawed() {
+				t.Error("left frozen")
+			}
+			release()
+			for _, twin := range blocked {
+				if err := alive(twin); err != nil {
+					t.Errorf("an innocent was harmed: %v", err)
 				}
 			}
 		})

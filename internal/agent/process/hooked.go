@@ -84,9 +84,20 @@ func (h *Holder) dropHooks() error {
 	return err
 }
 
+// close waits for the workers, but not for one that the kernel holds in an
+// open which nobody answers.
 func (w *watcher) close() {
 	w.stop()
-	w.workers.Wait()
+	done := make(chan struct{})
+	go func() {
+		w.workers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Second):
+		w.h.cfg.Log.Warn("a worker is held up in opening a file and is left behind")
+	}
 }
 
 func (w *watcher) work(ctx context.Context) {

@@ -263,10 +263,16 @@ func (k *kit) innocent(path string) *exec.Cmd {
 }
 
 // mode runs the hostile program below a nursery, itself an innocent, which
-// must outlive it.
+// must outlive it. It returns once the program has been executed: what starts
+// after a Stop has not escaped from it.
 func (k *kit) mode(path, mode string, arg int) *exec.Cmd {
 	k.t.Helper()
-	return k.start(k.nursery, "nursery", path, mode, deadline(), fmt.Sprint(arg))
+	cmd := k.start(k.nursery, "nursery", path, mode, deadline(), fmt.Sprint(arg))
+	waitFor(k.t, path+" to be executed", func() bool {
+		_, err := os.Stat(filepath.Join(k.dir, fmt.Sprintf("ready.%d", cmd.Process.Pid)))
+		return err == nil
+	})
+	return cmd
 }
 
 func deadline() string { return fmt.Sprint(time.Now().Add(lifetime).Unix()) }

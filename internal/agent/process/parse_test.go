@@ -178,9 +178,34 @@ func TestParseConnector(t *testing.T) {
 	}
 }
 
+func TestConnectorGaps(t *testing.T) {
+	c := &connector{next: make(map[uint32]uint32)}
+	msg := func(what, cpu, seq uint32) []byte {
+		b := make([]byte, netlinkHeader+cnHeader+40)
+		binary.NativeEndian.PutUint32(b[netlinkHeader+8:], seq)
+		binary.NativeEndian.PutUint32(b[netlinkHeader+cnHeader:], what)
+		binary.NativeEndian.PutUint32(b[netlinkHeader+cnHeader+4:], cpu)
+		return b
+	}
+	for i, x := range []struct {
+		b   []byte
+		gap bool
+	}{
+		{msg(1, 0, 100), false}, {msg(1, 1, 7), false}, {msg(2, 0, 101), false}, {msg(procEventNone, 0, 0), false},
+		{msg(1, 1, 9), true}, {msg(1, 1, 10), false}, {msg(1, 0, 102), false}, {nil, false},
+	} {
+		if got := c.gap(x.b); got != x.gap {
+			t.Errorf("message %d: a gap %v, want %v", i, got, x.gap)
+		}
+	}
+}
+
 func FuzzParseConnector(f *testing.F) {
 	f.Add(make([]byte, 76))
-	f.Fuzz(func(_ *testing.T, b []byte) { parseConnector(b) })
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		parseConnector(b)
+		(&connector{next: make(map[uint32]uint32)}).gap(b)
+	})
 }
 
 func TestFreezers(t *testing.T) {

@@ -183,6 +183,9 @@ func parseVital(b []byte) (vital, error) {
 	if len(f) < 20 || len(f[0]) != 1 {
 		return vital{}, errors.New("cannot read process status: fields are missing")
 	}
+	if c := f[0][0] | 0x20; c < 'a' || c > 'z' {
+		return vital{}, fmt.Errorf("cannot read process status: %q is no state", f[0])
+	}
 	ppid, err1 := strconv.Atoi(string(f[1]))
 	flags, err2 := strconv.ParseUint(string(f[6]), 10, 64)
 	start, err3 := strconv.ParseUint(string(f[19]), 10, 64)

@@ -87,6 +87,8 @@ func (d *Hold) end() {
 
 // alive counts the processes that execute the target now.
 func (d *Hold) alive(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.h.cfg.Patience)
+	defer cancel()
 	l := d.h.newLook(d.judge)
 	pids, err := d.candidates()
 	if err != nil {
@@ -131,7 +133,9 @@ func (d *Hold) stopBestEffort(ctx context.Context, r *Result) error {
 	l := d.h.newLook(d.judge)
 	err := d.settle(ctx, l, unix.SIGSTOP)
 	// Whatever came of it, nothing of the target stays merely stopped.
-	return errors.Join(err, d.settle(context.WithoutCancel(ctx), l, unix.SIGKILL), l.trouble())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.h.cfg.Patience)
+	defer cancel()
+	return errors.Join(err, d.settle(ctx, l, unix.SIGKILL), l.trouble())
 }
 
 // settle sends the signal to all matches until three looks in a row find none

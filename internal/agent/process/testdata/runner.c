@@ -183,16 +183,27 @@ static void traced(void)
 }
 
 // nursery starts what its arguments name and takes in all its orphans, so that
-// the dead do not pile up before the machine's init.
+// the dead do not pile up before the machine's init. Once the program has been
+// executed it leaves the file ready.PID.
 static int nursery(char **argv)
 {
+	int executed[2];
+	char c, name[64];
+
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	signal(SIGCHLD, SIG_IGN);
+	if (pipe2(executed, O_CLOEXEC))
+		return 68;
 	if (fork() == 0) {
 		signal(SIGCHLD, SIG_DFL);
 		execv(argv[2], argv + 2);
 		_exit(67);
 	}
+	close(executed[1]);
+	while (read(executed[0], &c, 1) < 0)
+		;
+	snprintf(name, sizeof name, "ready.%d", getpid());
+	close(open(name, O_CREAT | O_WRONLY, 0600));
 	for (;;)
 		pause();
 }
