@@ -5,7 +5,9 @@ package gate
 import (
 	"os"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -67,4 +69,57 @@ func TestMemfd(t *testing.T) {
 	}
 	mustRefuse(t, path)
 	mustRefuse(t, "cat", path)
+}
+
+// A file of an overlay and the file of its layer are both denied: to hand the
+// gate the event of the one, the kernel opens the other in the gate's own
+// thread, and asks again. The gate must not wait for itself.
+func TestOverlayDeniedTwice(t *testing.T) {
+	dir := scratch(t)
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(dir+"/"+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program(t, dir+"/lower/prog")
+	opts := "lowerdir=" + dir + "/lower,upperdir=" + dir + "/upper,workdir=" + dir + "/work"
+	if err := unix.Mount("overlay", dir+"/merged", "overlay", 0, opts); err != nil {
+		t.Skipf("SKIPPED, NOT PROVEN: cannot mount an overlay here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir+"/merged", unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	mustRun(t, dir+"/merged/prog")
+	sum := mustSum(t, dir+"/lower/prog")
+	c := startLocal(t, dir, Settings{Bound: 20 * time.Second})
+	both := []*os.File{open(t, dir+"/merged/prog"), open(t, dir+"/lower/prog")}
+	for _, f := range both {
+		if err := c.DenyFile(f, "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.DenyHash(Rule{File: sum.Hash(), Size: sum.Size}); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 50 { // more at once than there are readers
+		wg.Go(func() {
+			if err := run(t, "cat", dir+"/merged/prog"); err == nil {
+				t.Error("cat read it; want it refused")
+			}
+			if err := run(t, dir+"/merged/prog"); err == nil {
+				t.Error("it ran; want it refused")
+			}
+		})
+	}
+	wg.Wait()
+	s, err := c.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Restarts != 0 || s.FailOpens != 0 {
+		t.Errorf("the gate was replaced %d times and let %d pass; want neither", s.Restarts, s.FailOpens)
+	}
 }
