@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"staunch/api"
@@ -108,7 +110,7 @@ func finish(ctx context.Context, out cli.Output, server *client.Client, a api.Ma
 	}
 	if wait && a.Status != api.Succeeded {
 		return &cli.Coded{Code: cli.NotProven, Err: &cli.Hinted{
-			Err: fmt.Errorf("the action ended as %s: %s", a.Status, deref(a.TroubleshootInfo)), Hint: "staunch actions evidence " + a.ID + " shows what the device did"}}
+			Err: errors.New(strings.TrimSuffix("the action ended as "+a.Status+": "+deref(a.TroubleshootInfo), ": ")), Hint: "staunch actions evidence " + a.ID + " shows what the device did"}}
 	}
 	return nil
 }

@@ -28,11 +28,11 @@ func (s *Store) Backup(ctx context.Context, path string) (err error) {
 		return fmt.Errorf("cannot back up: %w", err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot back up to %s: it exists already, choose another name", path)
+		return api.Errorf(api.InvalidInput, "cannot back up to %s: it exists already, choose another name", path)
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".staunch-backup-") // only we can read in it
 	if err != nil {
-		return fmt.Errorf("cannot back up: %w", err)
+		return api.Errorf(api.InvalidInput, "cannot back up to %s: %v", path, err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	whole := filepath.Join(dir, "whole")
