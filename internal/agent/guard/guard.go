@@ -37,6 +37,7 @@ const (
 	Package    Rule = "package"           // owned by a distribution package and unmodified; lifted by force
 	Protected  Rule = "protected"         // on the operator's list
 	FileSystem Rule = "pseudo-filesystem" // not a file on a disk
+	TooMany    Rule = "too-many"          // more copies than a harmful file has: content that everybody has; lifted by force
 )
 
 // Refusal is why a file must not be taken.
@@ -57,6 +58,8 @@ type Config struct {
 	// Protected is the operator's list: absolute paths; a folder stands for
 	// all below it, and a last element may be a pattern of path.Match.
 	Protected []string
+	// Many is how many copies may be taken without force; zero means 1,000.
+	Many int
 	// Root is where the system lies; empty means "/". Tests set it.
 	Root string
 }
@@ -80,6 +83,9 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.Root == "" {
 		cfg.Root = "/"
 	}
+	if cfg.Many == 0 {
+		cfg.Many = 1000
+	}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return nil, fmt.Errorf("cannot ask for the kernel's release: %w", err)
@@ -96,7 +102,7 @@ type File struct {
 }
 
 // Check returns a *Refusal for the first file that a rule protects, or nil.
-// force lifts the Package rule and no other.
+// force lifts the Package and the TooMany rule and no other.
 func (g *Guard) Check(ctx context.Context, files []File, force bool) error {
 	if len(files) == 0 {
 		return nil
@@ -121,7 +127,12 @@ func (g *Guard) Check(ctx context.Context, files []File, force bool) error {
 	if force {
 		return nil
 	}
-	return g.dpkg(ctx, files)
+	if len(files) > g.cfg.Many {
+		return &Refusal{TooMany, first(files[0].Paths), fmt.Sprintf(
+			"%d files have this content of %d bytes, more than %d: it may be one that harmless files share; look at some of them, then give the order again with force",
+			len(files), files[0].Sum.Size, g.cfg.Many)}
+	}
+	return g.packages(ctx, files)
 }
 
 func first(paths []string) string {
@@ -149,6 +160,12 @@ func (g *Guard) vital() (map[inode.ID]Refusal, error) {
 		}
 	}
 	add("/proc/self/exe", Agent, "it is the agent itself")
+	for _, p := range processes() {
+		add(p, Agent, "a process of the agent runs from it")
+	}
+	for _, p := range g.serviceFiles() {
+		add(p, Agent, "it belongs to the agent")
+	}
 	for _, p := range g.cfg.Own {
 		add(p, Agent, "it belongs to the agent")
 	}
@@ -194,6 +211,9 @@ func mappedBy(pid int) ([]string, error) {
 }
 
 func (g *Guard) byPath(p string) *Refusal {
+	if g.isService(p) {
+		return &Refusal{Agent, p, "it belongs to the agent"}
+	}
 	for _, own := range g.cfg.Own {
 		if below(own, p) {
 			return &Refusal{Agent, p, "it belongs to the agent"}

@@ -125,3 +125,82 @@ func TestBadConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestTooMany: content that very many files have is not taken without force.
+func TestTooMany(t *testing.T) {
+	root := t.TempDir()
+	var files []File
+	for i := range 4 {
+		p := filepath.Join(root, fmt.Sprint("srv/", i))
+		write(t, p, "\n")
+		files = append(files, open(t, p))
+	}
+	g, err := New(Config{Root: root, Many: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = g.Check(context.Background(), files, false)
+	var r *Refusal
+	if !errors.As(err, &r) || r.Rule != TooMany || !strings.Contains(err.Error(), "4 files have this content of 1 bytes, more than 3") {
+		t.Errorf("got %v, want rule too-many", err)
+	}
+	if err := g.Check(context.Background(), files, true); err != nil {
+		t.Errorf("with force: %v", err)
+	}
+	if err := g.Check(context.Background(), files[:3], false); err != nil {
+		t.Errorf("three: %v", err)
+	}
+}
+
+// TestOwn: the agent's units and its processes' programs, by name and by identity.
+func TestOwn(t *testing.T) {
+	root := t.TempDir()
+	at := func(p string) string { return filepath.Join(root, p) }
+	write(t, at("etc/systemd/system/staunch-agent.service"), "unit")
+	write(t, at("usr/lib/systemd/system/staunch-agent-gate.service"), "unit")
+	write(t, at("etc/systemd/system/staunch-agent.service.d/local.conf"), "drop-in")
+	write(t, at("etc/systemd/system/other.service"), "other")
+	write(t, at("srv/staunch-agent.service"), "not a unit")
+	if err := os.Link(at("etc/systemd/system/staunch-agent.service"), at("srv/link")); err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(Config{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, protected := range map[string]bool{
+		"etc/systemd/system/staunch-agent.service":              true,
+		"usr/lib/systemd/system/staunch-agent-gate.service":     true,
+		"etc/systemd/system/staunch-agent.service.d/local.conf": true,
+		"srv/link":                         true,
+		"etc/systemd/system/other.service": false,
+		"srv/staunch-agent.service":        false,
+	} {
+		err := g.Check(context.Background(), []File{open(t, at(p))}, true)
+		var r *Refusal
+		if got := errors.As(err, &r) && r.Rule == Agent; got != protected || !protected && err != nil {
+			t.Errorf("%s: got %v, want protected %v", p, err, protected)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(filepath.Dir(self), "another-name")
+	if err := os.Link(self, link); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(link)
+	err = g.Check(context.Background(), []File{open(t, link)}, true)
+	var r *Refusal
+	if !errors.As(err, &r) || r.Rule != Agent {
+		t.Errorf("a link to the running program: got %v", err)
+	}
+	found := false
+	for _, p := range processes() {
+		found = found || p == fmt.Sprintf("/proc/%d/exe", os.Getpid())
+	}
+	if !found {
+		t.Errorf("the agent's own process is not in %q", processes())
+	}
+}
