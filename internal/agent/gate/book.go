@@ -71,8 +71,14 @@ func (b *book) slot(i int32) []byte { return b.mem[int(i)*slotSize:][:slotSize] 
 // add writes the entry down. An entry with the same content or file and the
 // same id is replaced.
 func (b *book) add(e entry) error {
+	_, err := b.put(e)
+	return err
+}
+
+// put is add, and tells the slot.
+func (b *book) put(e entry) (int32, error) {
 	if len(e.id) > MaxID {
-		return fmt.Errorf("cannot keep rule: its id has %d bytes, the limit is %d", len(e.id), MaxID)
+		return 0, fmt.Errorf("cannot keep rule: its id has %d bytes, the limit is %d", len(e.id), MaxID)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -80,29 +86,29 @@ func (b *book) add(e entry) error {
 	if had {
 		was, err := decodeSlot(b.slot(old))
 		if err == nil && was == e {
-			return nil
+			return old, nil
 		}
 	}
 	slot, err := b.take()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var buf [slotSize]byte
 	e.encode(buf[:])
 	at := int64(slot) * slotSize
 	if _, err := b.f.WriteAt(buf[1:], at+1); err != nil {
 		b.free = append(b.free, slot)
-		return fmt.Errorf("cannot keep rule: %w", err)
+		return 0, fmt.Errorf("cannot keep rule: %w", err)
 	}
 	if _, err := b.f.WriteAt(buf[:1], at); err != nil {
 		b.free = append(b.free, slot)
-		return fmt.Errorf("cannot keep rule: %w", err)
+		return 0, fmt.Errorf("cannot keep rule: %w", err)
 	}
 	b.index(e, slot)
 	if had {
-		return b.drop(old)
+		return slot, b.drop(old)
 	}
-	return nil
+	return slot, nil
 }
 
 // take finds a free slot. b.mu is held.
@@ -202,6 +208,8 @@ func (b *book) count(e entry, by int) {
 	switch {
 	case e.kind == slotFile:
 		b.files += by
+		return
+	case e.do == doAllow: // without a rule that refuses, it decides nothing
 		return
 	case e.size < 0:
 		b.unsized += by

@@ -94,6 +94,8 @@ type Rule struct {
 	Size int64 `json:"size"`
 	// ID of the order or indicator that asked for it, at most MaxID bytes.
 	ID string `json:"id,omitempty"`
+	// Do is for a rule of a set: DoDeny, DoAudit or DoAllow. Empty for one by itself.
+	Do string `json:"do,omitempty"`
 }
 
 // Refusal is one open or execution that the gate refused.
@@ -105,8 +107,10 @@ type Refusal struct {
 	Exec bool          `json:"exec"`          // execution; else open
 	// Late: the content was known only after the time was up and the setting
 	// had let it run. Whoever reads this must stop it.
-	Late bool      `json:"late,omitempty"`
-	When time.Time `json:"when"`
+	Late bool `json:"late,omitempty"`
+	// Audit: it was not refused; a rule wants it reported.
+	Audit bool      `json:"audit,omitempty"`
+	When  time.Time `json:"when"`
 }
 
 // Status is what the gate knows of itself. The counters start at zero with

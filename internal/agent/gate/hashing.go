@@ -184,9 +184,12 @@ func (h *hashing) settle(w *waiting, sum filehash.Sum, err error, l lease) {
 // should not is reported all the same.
 func (h *hashing) tooLate(w *waiting, sum filehash.Sum, err error) {
 	if err == nil && !h.j.set.FailClosed {
-		if rule, ok := h.j.book.deniesContent(sum); ok {
-			h.j.late.Add(1)
-			h.j.tell(w.event, Refusal{ID: rule.id, File: sum.Hash(), When: w.at, Late: true})
+		if rule, ok := h.j.book.rule(sum); ok {
+			audit := rule.do == doAudit
+			if !audit {
+				h.j.late.Add(1)
+			}
+			h.j.tell(w.event, Refusal{ID: rule.id, File: sum.Hash(), When: w.at, Late: !audit, Audit: audit})
 			return
 		}
 	}

@@ -29,6 +29,15 @@ func (g *gate) carryOut(m message, f *os.File, reply *message) error {
 			return err
 		}
 		return g.settleCoverage()
+	case opReplace:
+		return g.sets.begin(m.Text, m.ID)
+	case opAddRules:
+		return g.sets.add(g.book, m.Text, m.Rules)
+	case opReplaced:
+		if err := g.sets.end(g.book, m.Text); err != nil {
+			return err
+		}
+		return g.settleCoverage()
 	case opExempt:
 		dup, err := duplicate(f)
 		if err != nil {
@@ -73,15 +82,17 @@ func (g *gate) allowFile(f *os.File) error {
 }
 
 func (g *gate) denyHash(r *Rule) error {
-	switch {
-	case r == nil || r.File.IsZero():
+	if r == nil {
 		return errors.New("cannot deny a content: its hash is missing")
-	case r.File.Empty():
-		return errors.New("cannot deny the empty content: countless harmless files have it")
-	case r.Size < -1:
-		return fmt.Errorf("cannot deny a content of %d bytes: say -1 where the size is not known", r.Size)
 	}
-	if err := g.book.add(entry{kind: slotContent, hash: r.File, size: r.Size, id: r.ID}); err != nil {
+	e, err := r.entry()
+	if err != nil {
+		return err
+	}
+	if e.do != doAlone {
+		return errors.New("cannot deny a content: a rule by itself says not what to do")
+	}
+	if err := g.book.add(e); err != nil {
 		return err
 	}
 	return g.settleCoverage()

@@ -39,22 +39,6 @@ func (b *book) deniesFile(f identity, sure bool) (entry, bool) {
 	return entry{}, false
 }
 
-// deniesContent looks for a rule against a content.
-func (b *book) deniesContent(s filehash.Sum) (entry, bool) {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	keys, n := hashKeys(s.Hash())
-	for _, k := range keys[:n] {
-		for slot := range b.under(k) {
-			e, err := decodeSlot(b.slot(slot))
-			if err == nil && e.kind == slotContent && e.hash.Matches(s) && (e.size < 0 || e.size == s.Size) {
-				return e, true
-			}
-		}
-	}
-	return entry{}, false
-}
-
 // liftFile drops every rule against the file.
 func (b *book) liftFile(f identity) error {
 	b.mu.Lock()
@@ -64,14 +48,14 @@ func (b *book) liftFile(f identity) error {
 	})
 }
 
-// liftHash drops every rule that names the same content: they share a digest
-// and contradict each other in none.
+// liftHash drops every rule by itself that names the same content: they share
+// a digest and contradict each other in none. Rules of a set stand.
 func (b *book) liftHash(h filehash.Hash) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	keys, n := hashKeys(h)
 	for _, k := range keys[:n] {
-		if err := b.lift(k, func(e entry) bool { return e.kind == slotContent && sameContent(e.hash, h) }); err != nil {
+		if err := b.lift(k, func(e entry) bool { return e.kind == slotContent && e.do == doAlone && sameContent(e.hash, h) }); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,7 @@ import (
 // an array of slots of slotSize bytes:
 //
 //	slot 0    u32 number of slots ever used, slot 0 included
-//	slot n    u8 kind (0 free, 1 content, 2 file) · u8 length of id · 6 unused
+//	slot n    u8 kind (0 free, 1 content, 2 file) · u8 length of id · u8 what to do · 5 unused
 //	          u64 size, or device
 //	          content: 20 SHA-1, 32 SHA-256        file: u64 inode, s64 time of birth
 //	          id, padded to MaxID
@@ -34,6 +34,14 @@ const (
 	idOffset = slotSize - MaxID
 )
 
+// What a rule wants done: by itself, or as one of a set, the more decisive first.
+const (
+	doAlone = iota
+	doDeny
+	doAllow
+	doAudit
+)
+
 // entry is what one slot says.
 type entry struct {
 	kind byte
@@ -41,11 +49,12 @@ type entry struct {
 	hash filehash.Hash // slotContent
 	size int64         // slotContent; -1: not known
 	id   string
+	do   byte
 }
 
 func (e entry) encode(b []byte) {
 	clear(b[:slotSize])
-	b[0], b[1] = e.kind, byte(len(e.id))
+	b[0], b[1], b[2] = e.kind, byte(len(e.id)), e.do
 	copy(b[idOffset:], e.id)
 	if e.kind == slotFile {
 		binary.LittleEndian.PutUint64(b[8:], e.file.dev)
@@ -66,7 +75,10 @@ func decodeSlot(b []byte) (entry, error) {
 	if b[1] > MaxID {
 		return entry{}, fmt.Errorf("cannot read rule: its id has %d bytes", b[1])
 	}
-	e := entry{kind: b[0], id: string(b[idOffset : idOffset+int(b[1])])}
+	if b[2] > doAudit {
+		return entry{}, fmt.Errorf("cannot read rule: %d is nothing to do", b[2])
+	}
+	e := entry{kind: b[0], do: b[2], id: string(b[idOffset : idOffset+int(b[1])])}
 	switch e.kind {
 	case slotFile:
 		e.file = identity{

@@ -67,13 +67,13 @@ func TestBookOutlastsItsGate(t *testing.T) {
 		if files, hashes := b.counts(); files != 1 || hashes != 3 {
 			t.Errorf("%d files and %d contents; want 1 and 3", files, hashes)
 		}
-		if e, ok := b.deniesContent(sumOf(1, 11)); !ok || e.id != "order-2" {
+		if e, ok := b.rule(sumOf(1, 11)); !ok || e.id != "order-2" {
 			t.Errorf("content of unknown size: %+v, %v", e, ok)
 		}
-		if _, ok := b.deniesContent(sumOf(2, 1)); ok {
+		if _, ok := b.rule(sumOf(2, 1)); ok {
 			t.Error("a lifted content is denied")
 		}
-		if _, ok := b.deniesContent(sumOf(3, 31)); ok {
+		if _, ok := b.rule(sumOf(3, 31)); ok {
 			t.Error("a content of another size is denied")
 		}
 		b = reopen(t, b.f)
@@ -84,7 +84,7 @@ func TestBookOutlastsItsGate(t *testing.T) {
 	if b.sizeCounts(11) || !b.sizeCounts(10) || !b.sizeCounts(30) {
 		t.Error("the sizes do not follow the rules")
 	}
-	if e, ok := b.deniesContent(sumOf(1, 10)); !ok || e.id != "order-1" {
+	if e, ok := b.rule(sumOf(1, 10)); !ok || e.id != "order-1" {
 		t.Errorf("lifting one order lifted another's rule: %+v, %v", e, ok)
 	}
 	// A place that became free is used again.

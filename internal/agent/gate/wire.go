@@ -30,6 +30,9 @@ const (
 	opDenyHash  = "deny-hash"  // rule
 	opAllowHash = "allow-hash" // hash
 	opRelease   = "release"    // id
+	opReplace   = "replace"    // begins a set: text is its token, id the prefix of its ids
+	opAddRules  = "add-rules"  // token, rules
+	opReplaced  = "replaced"   // ends it: token
 	opStatus    = "status"     //
 	opExempt    = "exempt"     // descriptor: pidfd of a process of the agent
 	opRefusal   = "refusal"    // gate to worker, no reply
@@ -47,6 +50,7 @@ type message struct {
 	Text    string        `json:"text,omitempty"`
 	ID      string        `json:"id,omitempty"`
 	Rule    *Rule         `json:"rule,omitempty"`
+	Rules   []Rule        `json:"rules,omitempty"`
 	Hash    filehash.Hash `json:"hash,omitzero"`
 	Status  *Status       `json:"status,omitempty"`
 	Refusal *Refusal      `json:"refusal,omitempty"`
