@@ -6,6 +6,44 @@ package api
 type AppRequest struct {
 	Name        string   `json:"name"`
 	Permissions []string `json:"permissions"`
+
+	// For people who sign in through it.
+	Delegated    []string `json:"delegated,omitempty"`    // what it may do for them
+	RedirectURIs []string `json:"redirectUris,omitempty"` // where it gets its codes
+	Public       bool     `json:"public,omitempty"`       // it cannot keep a secret, and gets none
+
+	Certificate string `json:"certificate,omitempty"` // PEM: its key signs the app's assertions
+}
+
+// AppChange is the body of PATCH /v1/apps/{id}; what is not there stays.
+type AppChange struct {
+	Disabled          *bool    `json:"disabled,omitempty"`
+	Public            *bool    `json:"public,omitempty"`
+	Permissions       []string `json:"permissions,omitzero"` // these lists come in place of those it has
+	Delegated         []string `json:"delegated,omitzero"`
+	RedirectURIs      []string `json:"redirectUris,omitzero"`
+	AddSecret         string   `json:"addSecret,omitempty"`         // how long a further secret is to be good, as in 4380h
+	RemoveSecret      string   `json:"removeSecret,omitempty"`      // its id
+	AddCertificate    string   `json:"addCertificate,omitempty"`    // PEM
+	RemoveCertificate string   `json:"removeCertificate,omitempty"` // its SHA-256, in hex
+}
+
+// AppSecret is one of an app's secrets, without itself.
+type AppSecret struct {
+	ID      string `json:"id"`
+	Expires Time   `json:"expires"`
+}
+
+// AppCertificate is one of an app's certificates.
+type AppCertificate struct {
+	SHA256  string `json:"sha256"`
+	Subject string `json:"subject"`
+	Expires Time   `json:"expires"`
+}
+
+// SigningKey names a key that signs tokens.
+type SigningKey struct {
+	ID string `json:"kid"`
 }
 
 // EnrollmentTokenRequest is the body of POST /v1/enrollment-tokens.

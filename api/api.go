@@ -240,6 +240,13 @@ type App struct {
 	ClientSecret string   `json:"clientSecret,omitempty"` // shown once
 	Name         string   `json:"name,omitempty"`
 	Permissions  []string `json:"permissions,omitempty"`
+	Delegated    []string `json:"delegated,omitempty"`
+	RedirectURIs []string `json:"redirectUris,omitempty"`
+	Public       bool     `json:"public,omitempty"`
+	Disabled     bool     `json:"disabled,omitempty"`
+
+	Secrets      []AppSecret      `json:"secrets,omitempty"`
+	Certificates []AppCertificate `json:"certificates,omitempty"`
 }
 
 // Ready is DIR/ready.json, written once the server serves.

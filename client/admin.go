@@ -22,6 +22,16 @@ func (c *Client) Apps(ctx context.Context) (api.Page[api.App], error) {
 	return get[api.Page[api.App]](c, ctx, call{method: "GET", path: "/v1/apps"})
 }
 
+// ChangeApp changes an application; a new secret is in this answer and nowhere else.
+func (c *Client) ChangeApp(ctx context.Context, id string, r api.AppChange) (api.App, error) {
+	return get[api.App](c, ctx, call{method: "PATCH", path: "/v1/apps/" + url.PathEscape(id), body: r})
+}
+
+// RotateKeys makes a new key to sign tokens with; those that are out stay valid.
+func (c *Client) RotateKeys(ctx context.Context) (api.SigningKey, error) {
+	return get[api.SigningKey](c, ctx, call{method: "POST", path: "/v1/keys/rotate"})
+}
+
 // CreateEnrollmentToken makes the line that a new device enrolls with.
 func (c *Client) CreateEnrollmentToken(ctx context.Context, r api.EnrollmentTokenRequest) (api.EnrollmentToken, error) {
 	return get[api.EnrollmentToken](c, ctx, call{method: "POST", path: "/v1/enrollment-tokens", body: r})

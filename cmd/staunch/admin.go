@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -26,6 +25,7 @@ type adminCmd struct {
 	Data string `help:"The server's folder." default:"/var/lib/staunch" env:"STAUNCH_DATA" placeholder:"DIR"`
 
 	App         appCmd         `cmd:"" help:"Applications that may call the API."`
+	Keys        keysCmd        `cmd:"" help:"The keys that sign tokens."`
 	User        userCmd        `cmd:"" help:"People who may sign in."`
 	Group       groupCmd       `cmd:"" help:"Groups of people."`
 	Role        roleCmd        `cmd:"" help:"What groups of people may do."`
@@ -63,49 +63,6 @@ func (d adminDir) client() (*client.Client, error) {
 		return dialer.DialContext(ctx, "unix", socket)
 	}
 	return client.New(client.Config{URL: "http://localhost", HTTP: &http.Client{Transport: &http.Transport{DialContext: dial}}})
-}
-
-type appCmd struct {
-	Create appCreateCmd `cmd:"" help:"Make an app; its secret is shown once."`
-	List   appListCmd   `cmd:"" help:"List the apps."`
-}
-
-type appCreateCmd struct {
-	Name       string   `arg:"" help:"Display name: the requestor of what it does."`
-	Permission []string `required:"" help:"A permission to give it, as in Machine.StopAndQuarantine (repeatable)." placeholder:"P"`
-}
-
-func (c appCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
-	app, err := server.CreateApp(ctx, api.AppRequest{Name: c.Name, Permissions: c.Permission})
-	if err != nil {
-		return err
-	}
-	// Scripts read this answer, so it is JSON always.
-	return cli.Output{JSON: true, W: out.W}.Print(app, nil)
-}
-
-type appListCmd struct{}
-
-func (appListCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
-	apps, err := server.Apps(ctx)
-	if err != nil {
-		return err
-	}
-	return out.Print(apps.Value, func(w writer) {
-		rows := make([][]string, len(apps.Value))
-		for i, a := range apps.Value {
-			rows[i] = []string{a.ClientID, a.Name, strings.Join(a.Permissions, " ")}
-		}
-		cli.Table(w, []string{"APP", "NAME", "PERMISSIONS"}, rows)
-	})
 }
 
 type enrollTokenCmd struct {

@@ -20,8 +20,16 @@ type admin struct {
 
 func (a admin) Tenant() string { return a.tenant }
 
-func (a admin) CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string) (issuer.App, string, error) {
-	return a.issuer.CreateApp(ctx, c, name, permissions)
+func (a admin) CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string, more ...issuer.AppChange) (issuer.App, string, error) {
+	return a.issuer.CreateApp(ctx, c, name, permissions, more...)
+}
+
+func (a admin) ChangeApp(ctx context.Context, c auth.Caller, id string, ch issuer.AppChange) (issuer.App, string, error) {
+	return a.issuer.ChangeApp(ctx, c, id, ch)
+}
+
+func (a admin) RotateKeys(ctx context.Context, c auth.Caller) (string, error) {
+	return a.issuer.RotateKeys(ctx, c)
 }
 
 func (a admin) Apps(ctx context.Context, c auth.Caller) ([]issuer.App, error) {

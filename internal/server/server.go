@@ -234,6 +234,7 @@ func (s *Server) openServices(ctx context.Context) error {
 	s.issuer, err = issuer.New(issuer.Config{
 		Store: s.store, Realm: realm, KeysDir: s.path("keys/jwt"), Log: s.cfg.Log,
 		Lifetime: func() time.Duration { return s.settings.duration("auth.tokenLifetime") },
+		People:   s.people, PasswordGrant: func() bool { return s.settings.value("auth.passwordGrant") == "true" },
 	})
 	if err != nil {
 		return err

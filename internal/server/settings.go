@@ -33,6 +33,7 @@ var settings = map[string]setting{
 	"auth.tokenLifetime":      {"1h", duration(time.Minute, 24*time.Hour), "how long an access token is valid"},
 	"auth.audiences":          {"", audiences, "further audiences of tokens, separated by blanks"},
 	"indicators.limit":        {"15000", number(1, order.MaxRules), "how many indicators there may be"},
+	"auth.passwordGrant":      {"false", boolean, "true: applications may send people's passwords (grant_type=password); they see them"},
 	"limits.perMinute":        {"100", number(1, 1_000_000), "calls a minute per app and API"},
 	"limits.perHour":          {"1500", number(1, 10_000_000), "calls an hour per app and API"},
 }

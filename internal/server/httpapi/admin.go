@@ -16,7 +16,9 @@ import (
 // Admin is what the administrator's routes ask.
 type Admin interface {
 	Tenant() string
-	CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string) (issuer.App, string, error)
+	CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string, more ...issuer.AppChange) (issuer.App, string, error)
+	ChangeApp(ctx context.Context, c auth.Caller, id string, ch issuer.AppChange) (issuer.App, string, error)
+	RotateKeys(ctx context.Context, c auth.Caller) (kid string, err error)
 	Apps(ctx context.Context, c auth.Caller) ([]issuer.App, error)
 	CreateToken(ctx context.Context, c auth.Caller, uses int, ttl time.Duration, tags []string) (string, device.Token, error)
 	Revoke(ctx context.Context, c auth.Caller, device string) error
@@ -62,44 +64,6 @@ func adminRoutes() []route {
 			records: audit.BackUp, status: 204, body: api.BackupRequest{}, needs: []string{"file"},
 		},
 	}
-}
-
-func (h *Handler) createApp(ctx context.Context, q *request) (answer, error) {
-	f, err := q.object(false)
-	if err != nil {
-		return answer{}, err
-	}
-	var r api.AppRequest
-	if err := f.values(map[string]any{"name": &r.Name, "permissions": &r.Permissions}); err != nil {
-		return answer{}, err
-	}
-	a, secret, err := h.cfg.Admin.CreateApp(ctx, q.caller, r.Name, r.Permissions)
-	if err != nil {
-		return answer{}, err
-	}
-	shown := h.app(a)
-	shown.ClientSecret = secret
-	return answer{body: shown}, nil
-}
-
-func (h *Handler) apps(ctx context.Context, q *request) (answer, error) {
-	apps, err := h.cfg.Admin.Apps(ctx, q.caller)
-	if err != nil {
-		return answer{}, err
-	}
-	page := api.Page[api.App]{Value: make([]api.App, len(apps))}
-	for i, a := range apps {
-		page.Value[i] = h.app(a)
-	}
-	return answer{body: page}, nil
-}
-
-func (h *Handler) app(a issuer.App) api.App {
-	shown := api.App{TenantID: h.cfg.Admin.Tenant(), ClientID: a.ID, Name: a.Name}
-	for _, p := range a.Permissions {
-		shown.Permissions = append(shown.Permissions, string(p))
-	}
-	return shown
 }
 
 func (h *Handler) createToken(ctx context.Context, q *request) (answer, error) {

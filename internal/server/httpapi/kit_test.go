@@ -106,7 +106,9 @@ func newKit(t testing.TB, options ...func(*Config)) *kit {
 	realm := auth.Realm{Tenant: testTenant, PublicURL: k.url, Names: []string{"localhost", "mde.soc.example"}}
 	k.people, err = people.New(people.Config{Store: k.store, Log: log})
 	check(t, err)
-	k.issuer, err = issuer.New(issuer.Config{Store: k.store, Realm: realm, KeysDir: filepath.Join(t.TempDir(), "keys"), Log: log})
+	k.issuer, err = issuer.New(issuer.Config{
+		Store: k.store, Realm: realm, KeysDir: filepath.Join(t.TempDir(), "keys"), Log: log, People: k.people, PasswordGrant: func() bool { return true },
+	})
 	check(t, err)
 	verifier, err := auth.New(auth.Config{Realm: realm, Keys: k.issuer.Keys, AppEnabled: k.issuer.Enabled, Person: k.people.Person, Log: log})
 	check(t, err)

@@ -170,7 +170,7 @@ func routes() []route {
 			summary: "The server can serve: its database answers", client: "Ready", status: 200, answers: status{},
 		},
 	}
-	rows = slices.Concat(rows, adminRoutes(), peopleRoutes(), deviceGroupRoutes(), otherActions(), machineRoutes(), indicatorRoutes(), fileRoutes(), alertRoutes(), metadataRoutes())
+	rows = slices.Concat(rows, adminRoutes(), appRoutes(), peopleRoutes(), deviceGroupRoutes(), otherActions(), machineRoutes(), indicatorRoutes(), fileRoutes(), alertRoutes(), metadataRoutes())
 	return append(rows, counted(rows)...)
 }
 

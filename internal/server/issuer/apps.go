@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -27,15 +28,32 @@ const secretPrefix = "staunch_"
 const maxName = 120
 
 // CreateApp registers an application and returns its client secret, which is
-// kept nowhere. Only an administrator may; refusals are recorded.
-func (s *Service) CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string) (App, string, error) {
+// kept nowhere; a public application has none. more is what else to make of it.
+// Only an administrator may; refusals are recorded.
+func (s *Service) CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string, more ...AppChange) (App, string, error) {
 	a, secret, err := s.newApp(ctx, c, name, permissions)
+	detail := map[string]any{"name": a.Name, "permissions": a.Permissions}
+	for _, ch := range more {
+		if err != nil {
+			break
+		}
+		var added map[string]any
+		if added, _, err = s.applyApp(&a, ch); err == nil {
+			maps.Copy(detail, added)
+		}
+	}
+	if a.Public {
+		a.Secrets, secret = nil, ""
+	}
 	if err != nil {
 		s.recordRefusal(ctx, audit.By(c, audit.CreateApp, cut(name), "refused: "+string(api.CodeOf(err))), nil)
 		return App{}, "", err
 	}
 	e := audit.By(c, audit.CreateApp, a.ID, "accepted")
-	e.Detail, err = json.Marshal(map[string]any{"name": a.Name, "permissions": a.Permissions, "secretId": a.Secrets[0].ID})
+	if len(a.Secrets) > 0 {
+		detail["secretId"] = a.Secrets[0].ID
+	}
+	e.Detail, err = json.Marshal(detail)
 	if err != nil {
 		return App{}, "", fmt.Errorf("cannot create app: %w", err)
 	}

@@ -19,7 +19,20 @@ type presented struct {
 	client  string   // id
 	secrets []string // any of them may be the one: a Basic header counts as it is and decoded
 	asserts bool     // by a signed assertion
+	assert  string   // and this is it
 }
+
+// proven is an application, and how it proved itself: the appidacr of its tokens.
+type proven struct {
+	app App
+	how string
+}
+
+const (
+	byNothing   = "0" // a public client
+	bySecret    = "1"
+	byAssertion = "2"
+)
 
 // present collects the client's credentials from the body and from a Basic
 // header, whose parts RFC 6749 wants form-encoded and many clients do not encode.
@@ -28,7 +41,10 @@ func present(r *http.Request, f form) (presented, *refusal) {
 	if ref != nil {
 		return presented{}, ref
 	}
-	p := presented{client: strings.ToLower(v[0]), asserts: v[2] != "" || v[3] != ""}
+	p := presented{client: strings.ToLower(v[0]), asserts: v[2] != "" || v[3] != "", assert: v[2]}
+	if v[3] != "" && v[3] != assertionType {
+		return presented{}, invalidRequest(90014, "The client_assertion_type must be '%s'.", assertionType)
+	}
 	if v[1] != "" {
 		p.secrets = append(p.secrets, v[1])
 	}
@@ -54,26 +70,28 @@ func present(r *http.Request, f form) (presented, *refusal) {
 	return p, nil
 }
 
-// authenticate returns the app that the client proved to be.
-func (s *Service) authenticate(r *http.Request, f form) (App, *refusal) {
+// authenticate returns the app that the client proved to be. A public one has
+// nothing to prove itself by.
+func (s *Service) authenticate(r *http.Request, f form, base string) (proven, *refusal) {
 	p, ref := present(r, f)
 	if ref != nil {
-		return App{}, ref
+		return proven{}, ref
 	}
 	app, ref := s.lookup(r.Context(), p.client)
 	if ref != nil {
-		return App{}, ref
+		return proven{}, ref
 	}
 	switch {
 	case app.Disabled:
-		return App{}, denied(http.StatusBadRequest, "unauthorized_client", 7000112, app, "Application '%s' (%s) is disabled.", app.ID, cut(app.Name))
+		return proven{}, denied(http.StatusBadRequest, "unauthorized_client", 7000112, app, "Application '%s' (%s) is disabled.", app.ID, cut(app.Name))
 	case len(p.secrets) > 0:
-		return app, s.checkSecrets(app, p.secrets)
+		return proven{app, bySecret}, s.checkSecrets(app, p.secrets)
 	case p.asserts:
-		return App{}, denied(http.StatusUnauthorized, "invalid_client", 700027, app,
-			"The certificate that signs the client assertion is not registered on application '%s': this version knows client secrets alone, use client_secret.", app.ID)
+		return proven{app, byAssertion}, s.checkAssertion(r.Context(), app, p.assert, base)
+	case app.Public:
+		return proven{app, byNothing}, nil
 	}
-	return App{}, denied(http.StatusUnauthorized, "invalid_client", 7000218, app,
+	return proven{}, denied(http.StatusUnauthorized, "invalid_client", 7000218, app,
 		"The request body must contain the following parameter: 'client_assertion' or 'client_secret'.")
 }
 

@@ -24,16 +24,24 @@ type form struct {
 // shipped clients send it with GET and without any type, where the standard
 // library's ParseForm would read nothing.
 func readForm(w http.ResponseWriter, r *http.Request) (form, *refusal) {
+	body, ref := readBody(w, r)
+	if ref != nil {
+		return form{}, ref
+	}
+	return parseForm(body), nil
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) (string, *refusal) {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return form{}, &refusal{status: http.StatusRequestEntityTooLarge, code: "invalid_request", number: 90013,
+		return "", &refusal{status: http.StatusRequestEntityTooLarge, code: "invalid_request", number: 90013,
 			text: "Invalid input received from the user: the request body is larger than 65536 bytes."}
 	case err != nil:
-		return form{}, invalidRequest(90013, "Invalid input received from the user: the request body could not be read to its end.")
+		return "", invalidRequest(90013, "Invalid input received from the user: the request body could not be read to its end.")
 	}
-	return parseForm(string(bytes.TrimSpace(b))), nil
+	return string(bytes.TrimSpace(b)), nil
 }
 
 // parseForm is tolerant of fields it does not know, strict on those it is asked

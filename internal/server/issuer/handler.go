@@ -28,10 +28,11 @@ func endpoints() []endpoint {
 		{"/discovery/keys", false, (*Service).jwks},
 		{"/discovery/v2.0/keys", false, (*Service).jwks},
 		{"/discovery/instance", false, (*Service).instance},
-		{"/oauth2/authorize", true, (*Service).noPeople},
-		{"/oauth2/v2.0/authorize", true, (*Service).noPeople},
-		{"/oauth2/devicecode", true, (*Service).noPeople},
-		{"/oauth2/v2.0/devicecode", true, (*Service).noPeople},
+		{"/oauth2/authorize", true, forPeople(func(s *Service, w http.ResponseWriter, r *http.Request, base string) { s.authorize(w, r, base, v1) })},
+		{"/oauth2/v2.0/authorize", true, forPeople(func(s *Service, w http.ResponseWriter, r *http.Request, base string) { s.authorize(w, r, base, v2) })},
+		{"/oauth2/devicecode", true, forPeople(func(s *Service, w http.ResponseWriter, r *http.Request, base string) { s.deviceCode(w, r, base, v1) })},
+		{"/oauth2/v2.0/devicecode", true, forPeople(func(s *Service, w http.ResponseWriter, r *http.Request, base string) { s.deviceCode(w, r, base, v2) })},
+		{"/oauth2/deviceauth", true, forPeople((*Service).deviceAuth)},
 	}
 }
 
@@ -109,20 +110,24 @@ func (s *Service) discovery(w http.ResponseWriter, base string, v version) {
 		"token_endpoint":                        oauth + "/token",
 		"device_authorization_endpoint":         oauth + "/devicecode",
 		"jwks_uri":                              keys,
-		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic"},
-		"grant_types_supported":                 []string{grantClientCredentials},
-		"response_types_supported":              []string{"code"},
-		"response_modes_supported":              []string{"query", "form_post"},
-		"scopes_supported":                      []string{"openid", "profile", "email", "offline_access"},
-		"subject_types_supported":               []string{"pairwise"},
-		"id_token_signing_alg_values_supported": []string{"RS256"},
-		"claims_supported":                      []string{"aud", "iss", "iat", "nbf", "exp", "sub", "oid", "tid", "ver", "roles"},
+		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic", "private_key_jwt"},
+		"token_endpoint_auth_signing_alg_values_supported": []string{"RS256", "PS256"},
+		"code_challenge_methods_supported":                 []string{"S256"},
+		"authorization_response_iss_parameter_supported":   true,
+		"request_uri_parameter_supported":                  false,
+		"grant_types_supported":                            s.grants(),
+		"response_types_supported":                         []string{"code"},
+		"response_modes_supported":                         []string{"query", "form_post"},
+		"scopes_supported":                                 []string{"openid", "profile", "email", "offline_access"},
+		"subject_types_supported":                          []string{"pairwise"},
+		"id_token_signing_alg_values_supported":            []string{"RS256"},
+		"claims_supported":                                 []string{"aud", "iss", "iat", "nbf", "exp", "sub", "oid", "tid", "ver", "roles", "scp", "upn", "preferred_username", "name", "nonce", "auth_time", "amr"},
 	})
 }
 
 func (s *Service) jwks(w http.ResponseWriter, _ *http.Request, _ string) {
 	w.Header().Set("Cache-Control", "public, max-age=600")
-	writeJSON(w, http.StatusOK, s.keys.Public())
+	writeJSON(w, http.StatusOK, s.Keys())
 }
 
 // instance is Entra's instance discovery: SDKs ask it where the tenant of an
@@ -162,9 +167,15 @@ func (s *Service) instance(w http.ResponseWriter, r *http.Request, base string) 
 	})
 }
 
-// noPeople answers where people would sign in: the discovery document must name
-// these, and this version has applications alone.
-func (s *Service) noPeople(w http.ResponseWriter, r *http.Request, _ string) {
-	s.refuse(w, r, &refusal{status: http.StatusBadRequest, code: "unsupported_grant_type", number: 70003,
-		text: "This server does not sign in people: use grant_type=client_credentials with the id and secret of an app."})
+// forPeople is an endpoint for those who sign in, where there are any: the discovery
+// documents name it in any case.
+func forPeople(serve func(s *Service, w http.ResponseWriter, r *http.Request, base string)) func(*Service, http.ResponseWriter, *http.Request, string) {
+	return func(s *Service, w http.ResponseWriter, r *http.Request, base string) {
+		if s.cfg.People != nil {
+			serve(s, w, r, base)
+			return
+		}
+		s.refuse(w, r, &refusal{status: http.StatusBadRequest, code: "unsupported_grant_type", number: 70003,
+			text: "This server does not sign in people: use grant_type=client_credentials with the id and secret of an app."})
+	}
 }

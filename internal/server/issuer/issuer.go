@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"html/template"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -24,12 +27,17 @@ type Config struct {
 	Lifetime func() time.Duration // of access tokens; nil: one hour
 	Log      *slog.Logger         // nil: nothing is logged
 	Now      func() time.Time     // nil: time.Now
+
+	People        People      // nil: nobody signs in, applications alone get tokens
+	PasswordGrant func() bool // whether people's passwords may be sent by applications; nil: no
 }
 
 // Service issues tokens and keeps the register of applications.
 type Service struct {
 	cfg      Config
-	keys     *Keys
+	keys     atomic.Pointer[Keys]
+	reading  sync.Mutex // held by who reads the keys again
+	page     *template.Template
 	refusals audit.Refusals
 }
 
@@ -60,11 +68,13 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the token service: %w", err)
 	}
-	return &Service{cfg: cfg, keys: keys, refusals: audit.Refusals{Now: cfg.Now}}, nil
+	s := &Service{cfg: cfg, refusals: audit.Refusals{Now: cfg.Now}, page: parsePage()}
+	s.keys.Store(keys)
+	return s, nil
 }
 
 // Keys returns the public keys that verify this service's tokens.
-func (s *Service) Keys() jose.JSONWebKeySet { return s.keys.Public() }
+func (s *Service) Keys() jose.JSONWebKeySet { return s.current().Public() }
 
 // Enabled reports whether the application is registered and not disabled: what
 // a verifier asks of it.

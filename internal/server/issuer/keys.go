@@ -30,13 +30,23 @@ import (
 //	  20261124T220111.123456789Z.pem   0600, named by when it was made
 //	  20270224T220111.000000000Z.pem
 //
-// The last by name signs; all of them verify, so that tokens of the one before
-// stay good until they expire. A key's id is its RFC 7638 thumbprint.
+// The last by name signs, once it has been there for a minute: by then every
+// replica has seen it, and who fetches the public keys. All of them verify, so that
+// tokens of the one before stay good until they expire. A key's id is its RFC 7638
+// thumbprint.
 //
 // Who reads a key can make tokens with any permission; who writes here can too.
 type Keys struct {
-	set    jose.JSONWebKeySet // public
-	signer jose.Signer
+	set     jose.JSONWebKeySet // public
+	signers []signer           // oldest first
+	names   []string           // of the files
+	read    time.Time          // when they were read last
+}
+
+// signer signs with one key.
+type signer struct {
+	jose.Signer
+	made time.Time // zero: the file's name does not say
 }
 
 const (
@@ -76,7 +86,7 @@ func openKeys(dir string, now time.Time) (*Keys, error) {
 			return nil, err
 		}
 	}
-	return loadKeys(files)
+	return loadKeys(files, now)
 }
 
 // keyFiles returns the key files by name, oldest first.
@@ -120,9 +130,9 @@ func makeKey(dir string, now time.Time) error {
 	return durable.CreateFile(filepath.Join(dir, now.UTC().Format(keyTimeFmt)+".pem"), b, 0o600)
 }
 
-func loadKeys(files []string) (*Keys, error) {
-	var k Keys
-	for i, f := range files {
+func loadKeys(files []string, now time.Time) (*Keys, error) {
+	k := Keys{names: files, read: now}
+	for _, f := range files {
 		if err := private(f, 0o600); err != nil {
 			return nil, err
 		}
@@ -141,13 +151,12 @@ func loadKeys(files []string) (*Keys, error) {
 		}
 		jwk.KeyID = base64.RawURLEncoding.EncodeToString(sum)
 		k.set.Keys = append(k.set.Keys, jwk.Public())
-		if i < len(files)-1 {
-			continue
-		}
 		opts := (&jose.SignerOptions{}).WithType("JWT")
-		if k.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jwk}, opts); err != nil {
+		sign, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jwk}, opts)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f, err)
 		}
+		k.signers = append(k.signers, signer{sign, madeAt(f)})
 	}
 	return &k, nil
 }

@@ -5,11 +5,7 @@ package issuer
 import (
 	"crypto/rand"
 	"encoding/base64"
-	"net/http"
-	"strconv"
 	"time"
-
-	"github.com/go-jose/go-jose/v4/jwt"
 
 	"staunch/internal/server/auth"
 )
@@ -27,7 +23,7 @@ type claims struct {
 	Expires  int64             `json:"exp"`
 	AppName  string            `json:"app_displayname"`
 	AppID    string            `json:"appid,omitempty"`    // v1
-	AppACR   string            `json:"appidacr,omitempty"` // v1: how the app proved itself; 1 = by a secret
+	AppACR   string            `json:"appidacr,omitempty"` // v1: how the app proved itself; see proven
 	Party    string            `json:"azp,omitempty"`      // v2
 	PartyACR string            `json:"azpacr,omitempty"`   // v2
 	IDP      string            `json:"idp"`
@@ -41,34 +37,37 @@ type claims struct {
 	Version  version           `json:"ver"`
 }
 
-// mint signs a token for app and answers in the shape of the endpoint's version.
-func (s *Service) mint(app App, aud, base string, v version) (any, *refusal) {
-	now, lifetime := s.cfg.Now(), s.cfg.Lifetime()
-	c := claims{
-		Audience: aud, IssuedAt: now.Add(-backdate).Unix(), NotYet: now.Add(-backdate).Unix(), Expires: now.Add(lifetime).Unix(),
-		AppName: app.Name, IDType: "app", Roles: app.Permissions, Tenant: s.cfg.Realm.Tenant, TokenID: tokenID(), Version: v,
+// mint makes a token for an application itself, in the shape of the endpoint's version.
+func (s *Service) mint(p proven, aud, base string, v version) (any, *refusal) {
+	c := s.baseClaims(p, aud, base, v)
+	c.IDType, c.Roles = "app", p.app.Permissions
+	c.ObjectID = auth.NameGUID("service principal", s.cfg.Realm.Tenant, p.app.ID)
+	c.Subject = c.ObjectID
+	token, ref := s.sign(p.app, c)
+	switch {
+	case ref != nil:
+		return nil, ref
+	case v == v2:
+		return s.answerV2(token), nil
 	}
-	c.ObjectID = auth.NameGUID("service principal", s.cfg.Realm.Tenant, app.ID)
-	c.Subject, c.JWTID = c.ObjectID, c.TokenID
+	return s.answerV1(token, c), nil
+}
+
+// baseClaims are those that tokens of applications and of people share.
+func (s *Service) baseClaims(p proven, aud, base string, v version) claims {
+	now := s.cfg.Now()
+	c := claims{
+		Audience: aud, IssuedAt: now.Add(-backdate).Unix(), NotYet: now.Add(-backdate).Unix(), Expires: now.Add(s.cfg.Lifetime()).Unix(),
+		AppName: p.app.Name, Tenant: s.cfg.Realm.Tenant, TokenID: tokenID(), Version: v,
+	}
+	c.JWTID = c.TokenID
 	if v == v1 {
-		c.AppID, c.AppACR, c.Issuer = app.ID, "1", s.cfg.Realm.IssuerV1(base)
+		c.AppID, c.AppACR, c.Issuer = p.app.ID, p.how, s.cfg.Realm.IssuerV1(base)
 	} else {
-		c.Party, c.PartyACR, c.Issuer = app.ID, "1", s.cfg.Realm.IssuerV2(base)
+		c.Party, c.PartyACR, c.Issuer = p.app.ID, p.how, s.cfg.Realm.IssuerV2(base)
 	}
 	c.IDP = c.Issuer
-	signed, err := jwt.Signed(s.keys.signer).Claims(c).Serialize()
-	if err != nil {
-		s.cfg.Log.Error("token_not_signed", "client", app.ID, "error", err)
-		return nil, &refusal{status: http.StatusInternalServerError, code: "server_error", number: 90033, text: "The token could not be signed: see the server's log."}
-	}
-	// One second less than it is: who trusts the number to the last second
-	// must not come too late.
-	seconds := int64(lifetime/time.Second) - 1
-	if v == v2 {
-		return answerV2{"Bearer", seconds, seconds, signed}, nil
-	}
-	text := strconv.FormatInt(seconds, 10)
-	return answerV1{"Bearer", text, text, strconv.FormatInt(c.Expires, 10), strconv.FormatInt(c.NotYet, 10), aud, signed}, nil
+	return c
 }
 
 func tokenID() string {

@@ -4,6 +4,7 @@ package issuer
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"staunch/internal/server/auth"
@@ -40,20 +41,43 @@ func (s *Service) grant(w http.ResponseWriter, r *http.Request, base string, v v
 		return nil, ref
 	case grant[0] == "":
 		return nil, missing("grant_type")
-	case grant[0] != grantClientCredentials:
-		return nil, &refusal{status: http.StatusBadRequest, code: "unsupported_grant_type", number: 70003,
-			text: "The app requested an unsupported grant type '" + cut(grant[0]) + "'. This server grants client_credentials."}
+	case grant[0] == grantClientCredentials:
+		return s.appGrant(r, f, base, v)
+	case s.cfg.People != nil && slices.Contains([]string{grantCode, grantRefresh, grantDevice, grantDeviceV1, grantPassword}, grant[0]):
+		return s.personGrant(r, f, grant[0], base, v)
 	}
-	app, ref := s.authenticate(r, f)
+	return nil, &refusal{status: http.StatusBadRequest, code: "unsupported_grant_type", number: 70003,
+		text: "The app requested an unsupported grant type '" + cut(grant[0]) + "'. This server grants " + strings.Join(s.grants(), ", ") + "."}
+}
+
+// grants are the grant types that discovery names.
+func (s *Service) grants() []string {
+	if s.cfg.People == nil {
+		return []string{grantClientCredentials}
+	}
+	all := []string{grantClientCredentials, grantCode, grantRefresh, grantDevice}
+	if s.cfg.PasswordGrant != nil && s.cfg.PasswordGrant() {
+		all = append(all, grantPassword)
+	}
+	return all
+}
+
+// appGrant answers a request of an application for itself.
+func (s *Service) appGrant(r *http.Request, f form, base string, v version) (any, *refusal) {
+	p, ref := s.authenticate(r, f, base)
 	if ref != nil {
 		return nil, ref
+	}
+	if p.how == byNothing {
+		return nil, denied(http.StatusUnauthorized, "invalid_client", 7000218, p.app,
+			"The request body must contain the following parameter: 'client_assertion' or 'client_secret'.")
 	}
 	aud, ref := s.audience(f, v)
 	if ref != nil {
-		ref.client, ref.name = app.ID, app.Name
+		ref.client, ref.name = p.app.ID, p.app.Name
 		return nil, ref
 	}
-	return s.mint(app, aud, base, v)
+	return s.mint(p, aud, base, v)
 }
 
 // audience finds the API that the token is asked for: resource in v1, scope in
@@ -76,9 +100,7 @@ func (s *Service) audience(f form, v version) (string, *refusal) {
 	}
 	aud, ok := s.cfg.Realm.Audience(resource)
 	if !ok {
-		return "", &refusal{status: http.StatusBadRequest, code: "invalid_resource", number: 500011,
-			text: "The resource principal named " + cut(resource) + " was not found in the tenant named " + s.cfg.Realm.Tenant +
-				". Ask for " + auth.DefaultAudiences()[0] + ", or let the operator add yours to the setting auth.audiences."}
+		return "", s.noResource(resource)
 	}
 	return aud, nil
 }

@@ -22,6 +22,14 @@ type App struct {
 	Secrets     []Secret
 	Created     time.Time
 	Disabled    bool
+
+	// For people who sign in through it.
+	Delegated    []auth.Permission // what it may do for them, if their roles allow it too
+	RedirectURIs []string          // where it gets its codes, exactly
+	Public       bool              // it runs where a secret could not be kept: codes need PKCE
+
+	// Certificates whose keys sign its assertions: DER.
+	Certificates [][]byte
 }
 
 // Secret is one of an app's client secrets. The secret itself is 32 random
@@ -38,6 +46,29 @@ type Store interface {
 	// App returns one by client id, or an api.Error ResourceNotFound.
 	App(ctx context.Context, id string) (App, error)
 	Apps(ctx context.Context) ([]App, error)
+	// ChangeApp loads, changes and keeps an app with the entry that change returns.
+	ChangeApp(ctx context.Context, id string, change func(*App) (audit.Entry, error)) (App, error)
+
+	// PutGrants keeps grants, all or none: an api.Error ActiveRequestAlreadyExists
+	// when one is there already. Those past their date go away by and by.
+	PutGrants(ctx context.Context, grants ...Grant) error
+	// Grant returns one, or an api.Error ResourceNotFound.
+	Grant(ctx context.Context, digest string) (Grant, error)
+	// ChangeGrant loads a grant, lets change alter it, and keeps it together
+	// with the grant that change returns, if any.
+	ChangeGrant(ctx context.Context, digest string, change func(*Grant) (*Grant, error)) error
+	// DropGrants takes away all grants of a family.
+	DropGrants(ctx context.Context, family string) error
 	// Record appends an audit entry that stands alone: a refusal.
 	Record(ctx context.Context, e audit.Entry) error
+}
+
+// Grant is something that was given out and has to be known again.
+type Grant struct {
+	Digest  string    // digestOf its kind and value: what a client holds is kept nowhere
+	Kind    string    // code, refresh, device, user_code, assertion
+	Family  string    // all that goes back to one sign-in
+	Data    []byte    // JSON
+	Expires time.Time //
+	Used    time.Time // zero: not yet
 }

@@ -15,7 +15,8 @@ import (
 	"staunch/internal/server/issuer"
 )
 
-const selectApp = "SELECT id, name, permissions, secrets, created, disabled FROM apps "
+const selectApp = `SELECT id, name, permissions, secrets, created, disabled, coalesce(delegated, 'null'), coalesce(redirect_uris, 'null'),
+	coalesce(certificates, 'null'), coalesce(public, false) FROM apps `
 
 // maxApps bounds the list of apps.
 const maxApps = 10_000
@@ -29,7 +30,8 @@ type secret struct {
 
 func scanApp(scan func(...any) error) (a issuer.App, err error) {
 	var secrets []secret
-	if err := scan(&a.ID, &a.Name, scanJSON{&a.Permissions}, scanJSON{&secrets}, scanMicros{&a.Created}, &a.Disabled); err != nil {
+	if err := scan(&a.ID, &a.Name, scanJSON{&a.Permissions}, scanJSON{&secrets}, scanMicros{&a.Created}, &a.Disabled,
+		scanJSON{&a.Delegated}, scanJSON{&a.RedirectURIs}, scanJSON{&a.Certificates}, &a.Public); err != nil {
 		return a, err
 	}
 	for _, s := range secrets {
@@ -42,29 +44,45 @@ func scanApp(scan func(...any) error) (a issuer.App, err error) {
 	return a, nil
 }
 
-// CreateApp is issuer.Store's.
-func (s *Store) CreateApp(ctx context.Context, a issuer.App, e audit.Entry) error {
+// appArgs are the columns that may change.
+func appArgs(a issuer.App) ([]any, error) {
 	if err := checkTexts(text{"app id", a.ID, maxName}, text{"app name", a.Name, maxName}); err != nil {
-		return err
-	}
-	permissions, err := toJSON("permissions", a.Permissions)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	kept := []secret{}
 	for _, s := range a.Secrets {
 		if err := checkTexts(text{"secret id", s.ID, maxName}); err != nil {
-			return err
+			return nil, err
 		}
 		kept = append(kept, secret{s.ID, hex.EncodeToString(s.Digest[:]), audit.Instant(s.Expires)})
 	}
-	secrets, err := toJSON("secrets", kept)
+	args := []any{a.Name}
+	for _, v := range []struct {
+		field string
+		value any
+	}{{"permissions", a.Permissions}, {"secrets", kept}, {"", a.Disabled}, {"delegated permissions", a.Delegated}, {"redirect URIs", a.RedirectURIs}, {"certificates", a.Certificates}} {
+		if v.field == "" {
+			args = append(args, v.value)
+			continue
+		}
+		encoded, err := toJSON(v.field, v.value)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, encoded)
+	}
+	return append(args, a.Public), nil
+}
+
+// CreateApp is issuer.Store's.
+func (s *Store) CreateApp(ctx context.Context, a issuer.App, e audit.Entry) error {
+	args, err := appArgs(a)
 	if err != nil {
 		return err
 	}
 	return s.change(ctx, func(t *tx) error {
-		made, err := t.execCount("INSERT INTO apps (id, name, permissions, secrets, created, disabled) VALUES ($1,$2,$3,$4,$5,$6) ON CONFLICT DO NOTHING",
-			a.ID, a.Name, permissions, secrets, micros(a.Created), a.Disabled)
+		made, err := t.execCount(`INSERT INTO apps (id, created, name, permissions, secrets, disabled, delegated, redirect_uris, certificates, public)
+			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) ON CONFLICT DO NOTHING`, append([]any{a.ID, micros(a.Created)}, args...)...)
 		switch {
 		case err != nil:
 			return fmt.Errorf("cannot keep app %s: %w", a.ID, err)
@@ -77,10 +95,14 @@ func (s *Store) CreateApp(ctx context.Context, a issuer.App, e audit.Entry) erro
 
 // App is issuer.Store's.
 func (s *Store) App(ctx context.Context, id string) (issuer.App, error) {
+	return readApp(s.reader(ctx), id)
+}
+
+func readApp(q querier, id string) (issuer.App, error) {
 	err := error(sql.ErrNoRows)
 	var a issuer.App
 	if storable(id) {
-		a, err = scanApp(s.reader(ctx).row(selectApp+"WHERE id = $1", id).Scan)
+		a, err = scanApp(q.row(selectApp+"WHERE id = $1", id).Scan)
 	}
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
