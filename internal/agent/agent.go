@@ -64,8 +64,9 @@ type Agent struct {
 	index   *index.Index // nil: search instead
 	holder  *process.Holder
 	rules   *guard.Guard
-	gates   *gates // nil: no gate
-	kept    *gates // the standing refusals, also where there is no gate; the same as gates where there is
+	gates   *gates    // nil: no gate
+	held    *standing // the holds that outlast their containments
+	kept    *gates    // the standing refusals, also where there is no gate; the same as gates where there is
 
 	uplink  uplink // nil: not connected to a server
 	cleanup []func() error
@@ -142,6 +143,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	if err = a.openHolder(cfg.Rung); err != nil {
 		return nil, err
 	}
+	a.held = &standing{holder: a.holder, log: a.log}
 	if a.kept, err = openGates(a.state.path("gates.json"), cfg.Gate, a.log); err != nil {
 		return nil, err
 	}
@@ -218,6 +220,9 @@ func (a *Agent) Start() error {
 			return err
 		}
 		a.watching.Go(func() { a.gates.watch(a.stopLate) })
+		for _, k := range a.gates.list() {
+			a.held.keep(k.File, k.Size)
+		}
 	}
 	if a.index != nil {
 		if err := a.index.Start(a.ctx); err != nil {

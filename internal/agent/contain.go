@@ -237,6 +237,7 @@ func (c *containment) close() {
 		if err := c.gates.client.Release(c.ID + fileRules); err != nil {
 			c.log.Warn("gate rules are left over", "order_id", c.ID, "error", err)
 		}
+		c.held.keep(c.File, c.size())
 	}
 	for _, t := range c.copies {
 		if t.File != nil {
