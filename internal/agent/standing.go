@@ -17,7 +17,9 @@ const maxStanding = 64
 // standing are the holds that outlast their containments. The gate refuses to
 // start a contained content from the file systems it covers; these kill what is
 // started where it does not reach: from memory, and from file systems that only
-// their processes have mounted. They need the rung that sees every execution.
+// their processes have mounted. They need the rung that sees every execution,
+// and they see it when it has begun: such a program runs for the moment that it
+// takes to hash it.
 type standing struct {
 	holder *process.Holder
 	log    *slog.Logger

@@ -19,14 +19,14 @@ import (
 )
 
 // TestStandingHold: what is started from memory of a held content is killed
-// before it does anything, until the content is released; another content is not.
+// until the content is released; another content is not.
 func TestStandingHold(t *testing.T) {
 	h, err := process.New(process.Config{Rung: process.RungBPF})
 	if err != nil {
 		t.Skipf("SKIPPED, NOT PROVEN: this machine has no kernel hooks for us: %v", err)
 	}
 	defer h.Close()
-	program, err := os.ReadFile("/bin/true")
+	program, err := os.ReadFile("/bin/sleep")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestStandingHold(t *testing.T) {
 		if _, err := f.Write(content); err != nil {
 			t.Fatal(err)
 		}
-		return exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)).Run()
+		return exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), "0.5").Run()
 	}
 	s := &standing{holder: h, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	s.keep(sum.Hash(), sum.Size)
