@@ -174,7 +174,7 @@ func (a *Agent) Find(ctx context.Context, q FindRequest) (Found, error) {
 			_ = m.File.Close() // read only
 		}
 	}
-	return f, err
+	return f, c.notAll(err)
 }
 
 // Status implements Service.
