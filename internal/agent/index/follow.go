@@ -59,78 +59,117 @@ func (s *search) below(path string) bool {
 	return slices.ContainsFunc(s.res.Covered, func(root string) bool { return within(path, root) })
 }
 
-// follow looks again at what something happened to, until nothing is left that
-// existed when the walk ended.
-func (s *search) follow(ctx context.Context) error {
-	f := &follower{search: s, worker: &worker{sum: newSummer()}, done: map[place]bool{}, asOf: time.Now().UnixNano()}
-	for round := range rounds {
-		f.later = round > 0
-		again := false
-		for i := range s.watches.groups {
-			n, err := f.look(ctx, &s.watches.groups[i])
-			switch {
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case err != nil:
-				s.res.Watched = false
-				s.problem(s.watches.groups[i].point, err)
-				return nil
-			}
-			again = again || n > 0
-		}
-		if !again {
-			return nil
-		}
-	}
-	s.res.Watched = false
-	s.problem("file system events", errOutrun)
-	return nil
-}
-
+// follower gathers what events tell while a search walks, and looks at it after.
 type follower struct {
 	*search
 	worker *worker
-	done   map[place]bool // what was looked at: an inode by its handle alone
+	done   map[place]bool // what was told of: an inode by its handle alone
+	todo   [][]place      // what was not looked at yet, by watched file system
+	lost   error          // more happened than could be remembered
 	asOf   int64          // when the walk ended
 	later  bool           // not the first round: what was made since asOf is not the search's business
 }
 
-// look drains one file system's events and looks at what they name. It returns
-// how many inodes it had not looked at before.
-func (f *follower) look(ctx context.Context, g *watched) (int, error) {
-	var todo []place
-	overflow := false
-	err := g.drain(func(e event) {
-		overflow = overflow || e.overflow()
-		if e.mask&moved == 0 || len(f.done) > followLimit {
-			return
-		}
-		where := place{dir: e.target}
-		if e.target == "" && len(e.places) > 0 {
-			where = e.places[0] // before 5.17 only the name is told
-		}
-		if !f.done[where] {
-			f.done[where] = true
-			todo = append(todo, where)
-		}
-	})
-	if overflow || len(f.done) > followLimit {
-		err = errOutrun
+// walkAndFollow walks, and looks again at what something happened to meanwhile,
+// until nothing is left that existed when the walk ended.
+func (s *search) walkAndFollow(ctx context.Context) error {
+	f := &follower{
+		search: s, worker: &worker{sum: newSummer()}, done: map[place]bool{}, todo: make([][]place, len(s.watches.groups)),
 	}
-	if err != nil || len(todo) == 0 {
-		return 0, err
-	}
-	mount, err := openAt(unix.AT_FDCWD, g.point, openDirFlags&^unix.O_NOFOLLOW)
+	err := f.gatherWhile(func() error { return s.walk.run(ctx, s.roots...) })
 	if err != nil {
-		return 0, nil // unmounted: what was there is not here any more
+		return err
 	}
-	defer closeFD(mount)
-	for _, where := range todo {
-		if err := f.again(ctx, mount, where); err != nil {
-			return 0, err
+	f.asOf = time.Now().UnixNano()
+	for round := 0; round < rounds; round++ {
+		f.gather()
+		f.later = round > 0
+		n, err := f.look(ctx)
+		switch {
+		case err != nil:
+			return err
+		case f.lost != nil:
+			round = rounds // what could be remembered was looked at
+		case n == 0:
+			return nil
 		}
 	}
-	return len(todo), nil
+	if f.lost == nil {
+		f.lost = errOutrun
+	}
+	s.res.Watched = false
+	s.problem("file system events", f.lost)
+	return nil
+}
+
+// gatherWhile keeps the kernel's queues short until do returns.
+func (f *follower) gatherWhile(do func() error) error {
+	quit, ended := make(chan struct{}), make(chan struct{})
+	tick := time.NewTicker(coalesce)
+	go func() {
+		defer close(ended)
+		defer tick.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+				f.gather()
+			}
+		}
+	}()
+	err := do()
+	close(quit)
+	<-ended
+	return err
+}
+
+// gather drains the events of all watched file systems.
+func (f *follower) gather() {
+	for i := range f.watches.groups {
+		err := f.watches.groups[i].drain(func(e event) {
+			switch {
+			case e.overflow() || len(f.done) > followLimit:
+				f.lost = errOutrun
+				return
+			case e.mask&moved == 0:
+				return
+			}
+			where := place{dir: e.target}
+			if e.target == "" && len(e.places) > 0 {
+				where = e.places[0] // before 5.17 only the name is told
+			}
+			if !f.done[where] {
+				f.done[where] = true
+				f.todo[i] = append(f.todo[i], where)
+			}
+		})
+		if err != nil {
+			f.lost = err
+		}
+	}
+}
+
+// look looks at what was gathered, and returns how many inodes that were.
+func (f *follower) look(ctx context.Context) (n int, err error) {
+	for i, todo := range f.todo {
+		f.todo[i] = nil
+		n += len(todo)
+		mount, err := openAt(unix.AT_FDCWD, f.watches.groups[i].point, openDirFlags&^unix.O_NOFOLLOW)
+		if err != nil {
+			continue // unmounted: what was there is not here any more
+		}
+		for _, where := range todo {
+			if err == nil {
+				err = f.again(ctx, mount, where)
+			}
+		}
+		closeFD(mount)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, ctx.Err()
 }
 
 // again looks at one inode.

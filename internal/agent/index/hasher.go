@@ -31,8 +31,9 @@ type job struct {
 	spots []spot
 	own   handle // of the file itself, "" when not known
 
-	fd    int // open until the outcome is stored; -1: could not be opened
-	facts facts
+	fd    int   // open until the outcome is stored; -1: could not be opened
+	facts facts // before it was read
+	warm  bool  // it had not rested: the stamp may not tell the next change
 	sum   filehash.Sum
 	err   error
 }
@@ -56,7 +57,7 @@ func (h *hasher) wake() {
 // run hashes what is due until ctx is done. The reading has a thread of its own
 // at idle priority, which holds no lock.
 func (h *hasher) run(ctx context.Context) {
-	jobs, done := make(chan *job), make(chan *job)
+	jobs, done := make(chan []*job), make(chan struct{})
 	go func() {
 		defer close(done)
 		idle()
@@ -72,10 +73,8 @@ func (h *hasher) run(ctx context.Context) {
 			h.waitFor(ctx)
 			continue
 		}
-		for _, j := range todo {
-			jobs <- j
-			<-done
-		}
+		jobs <- todo
+		<-done
 		h.store(ctx, todo, 0)
 	}
 	close(jobs)
@@ -93,7 +92,7 @@ func (h *hasher) waitFor(ctx context.Context) {
 	}
 }
 
-func (h *hasher) read(ctx context.Context, jobs, done chan *job) {
+func (h *hasher) read(ctx context.Context, jobs <-chan []*job, done chan<- struct{}) {
 	sum := newSummer()
 	pace := pacer{share: h.x.cfg.Share}
 	pace.start()
@@ -104,15 +103,26 @@ func (h *hasher) read(ctx context.Context, jobs, done chan *job) {
 			pace.start()
 		}
 	}
-	for j := range jobs {
-		if quiet := h.x.cfg.Debounce; h.open(ctx, j) && time.Since(time.Unix(0, j.facts.ctime)) < quiet && j.facts.ctime < time.Now().UnixNano() {
-			j.err = errStillWarm
-		} else if j.err == nil {
-			j.hash(ctx, sum)
+	for todo := range jobs {
+		for _, j := range todo {
+			h.readIdle(ctx, j, sum)
 		}
 		sum.worked(0)
-		done <- j
+		done <- struct{}{}
 	}
+}
+
+// readIdle reads a job's file unless it was written a moment ago.
+func (h *hasher) readIdle(ctx context.Context, j *job, sum *summer) {
+	if !h.open(ctx, j) {
+		return
+	}
+	now := time.Now()
+	if age := now.Sub(time.Unix(0, j.facts.ctime)); age >= 0 && age < h.x.cfg.Debounce {
+		j.err = errStillWarm
+		return
+	}
+	j.hash(ctx, sum)
 }
 
 var errStillWarm = errors.New("it was written a moment ago")
@@ -137,22 +147,24 @@ func (h *hasher) open(ctx context.Context, j *job) bool {
 // the clock apart, so the file must have rested for longer than a tick.
 func (j *job) hash(ctx context.Context, s *summer) {
 	for range tries {
-		if rest := tick - time.Since(time.Unix(0, j.facts.ctime)); rest > 0 && rest <= tick {
-			sleep(ctx, rest)
+		var rest time.Duration
+		if rest, j.warm = j.facts.warm(); !j.warm {
+			break
 		}
-		j.sum, j.err = s.sum(ctx, j.fd, j.facts.size)
-		after, err := look(j.fd, "")
-		switch {
-		case err != nil:
-			j.err = err
-			return
-		case j.err == nil && after.same(&j.facts):
-			return
-		case j.err != nil && !errors.Is(j.err, errChanging):
+		sleep(ctx, rest)
+		if j.facts, j.err = look(j.fd, ""); j.err != nil {
 			return
 		}
-		j.facts, j.err = after, errChanging
 	}
+	_, j.warm = j.facts.warm()
+	j.sum, j.facts, j.err = s.settled(ctx, j.fd, j.facts)
+}
+
+// warm reports whether a file changed so lately that its stamp may not tell the
+// next change, and how long it still is.
+func (f *facts) warm() (time.Duration, bool) {
+	rest := tick - time.Since(time.Unix(0, f.ctime))
+	return rest, rest > 0 && rest <= tick // a time in the future is another clock's
 }
 
 // tick is longer than any clock that stamps files with (CONFIG_HZ=100), with room.
@@ -261,7 +273,7 @@ func (h *hasher) outcome(t tx, j *job, barrier int64) error {
 		return err
 	}
 	switch {
-	case j.err == nil && is.same(&j.facts):
+	case j.err == nil && !j.warm && is.same(&j.facts):
 		return t.hashed(j.id, &j.sum, now)
 	case j.err == nil:
 		return t.examined(j.id, &j.sum, now, wait, barrier)

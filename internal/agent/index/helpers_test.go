@@ -4,7 +4,6 @@ package index
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -204,5 +203,3 @@ func mkdirs(t testing.TB, root string, names ...string) {
 		must(t, os.MkdirAll(filepath.Join(root, n), 0o755))
 	}
 }
-
-var _ = fmt.Sprint

@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -220,15 +219,18 @@ func (x *Index) session(ctx context.Context) error {
 		}
 		work.Wait()
 	}()
-	changes, err := os.Open(mountsFile)
+	// Not an os.File: the runtime's poller would take the one notice there is of a change.
+	changes, err := unix.Open(mountsFile, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		x.log.Error("the index cannot follow what is mounted; a barrier looks all the same", "error", err)
+	} else {
+		defer closeFD(changes)
 	}
-	defer func() { _ = changes.Close() }() // read only
 	x.mu.Lock()
 	x.working = ctx
 	x.mu.Unlock()
 	x.remount()
+	x.prune()
 	work.Go(func() { x.hash.run(ctx) })
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
@@ -240,11 +242,44 @@ func (x *Index) session(ctx context.Context) error {
 			return err
 		case <-tick.C:
 			// The kernel flags every change of the mounts on a descriptor of the list.
-			p := []unix.PollFd{{Fd: int32(changes.Fd()), Events: unix.POLLPRI}}
+			p := []unix.PollFd{{Fd: int32(changes), Events: unix.POLLPRI}}
 			if n, err := unix.Poll(p, 0); err == nil && n > 0 && p[0].Revents&(unix.POLLERR|unix.POLLPRI) != 0 {
 				x.remount()
 			}
 		}
+	}
+}
+
+// keepAway is how long the rows of a file system that is not mounted are kept.
+const keepAway = 30 * 24 * time.Hour
+
+// prune forgets file systems that have been away for long.
+func (x *Index) prune() {
+	active := x.active()
+	err := x.update(func(t tx) error {
+		var old []int64
+		err := t.rows("SELECT id FROM fs WHERE used<?", []any{x.now().Add(-keepAway).Unix()}, func(scan func(...any) error) error {
+			var id int64
+			err := scan(&id)
+			if active[id] == nil {
+				old = append(old, id)
+			}
+			return err
+		})
+		for _, id := range old {
+			for _, query := range []string{
+				"DELETE FROM name WHERE dir IN (SELECT id FROM dir WHERE fs=?)",
+				"DELETE FROM dir WHERE fs=?", "DELETE FROM file WHERE fs=?", "DELETE FROM fs WHERE id=?",
+			} {
+				if err == nil {
+					_, err = t.exec(query, id)
+				}
+			}
+		}
+		return err
+	})
+	if err != nil {
+		x.fail(x.cfg.Path, err)
 	}
 }
 
@@ -336,7 +371,7 @@ func (x *Index) wanted(mounts []mount) (roots []root, gaps, remotes []string) {
 			add(point, &mounts[i])
 		}
 		for j := range mounts {
-			if mounts[j].point != point && within(mounts[j].point, point) {
+			if mounts[j].point != point && within(mounts[j].point, point) && !hidden(mounts, j) {
 				add(mounts[j].point, &mounts[j])
 			}
 		}

@@ -180,9 +180,58 @@ func TestMountsComeAndGo(t *testing.T) {
 	if a := lookup(t, x, sha1Of("evil")); !slices.Equal(pathsOf(a), []string{root + "/m/evil"}) {
 		t.Errorf("on the new mount: %+v", a)
 	}
+	must(t, unix.Mount("staunch-test", root+"/m", "tmpfs", 0, "")) // one over it, and nobody asks
+	until(t, "the change is noticed", func() bool {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return slices.ContainsFunc(x.volumes, func(v *volume) bool { return v.point == root+"/m" && v.mount == mountIDOf(t, root+"/m") })
+	})
+	must(t, unix.Unmount(root+"/m", 0))
+	settled(t, x)
 	must(t, unix.Unmount(root+"/m", 0)) // not busy: the index holds nothing
 	if a := lookup(t, x, sha1Of("evil")); len(a.Copies) != 0 || !a.Complete {
 		t.Errorf("after it left: %+v", a)
+	}
+}
+
+func TestFileSystemsLongAwayAreForgotten(t *testing.T) {
+	one, two := scratch(t), scratch(t)
+	path := filepath.Join(t.TempDir(), "i.db")
+	write(t, one+"/d/evil", "evil")
+	now := time.Now()
+	x := startIndex(t, Config{Path: path, Roots: []string{one}})
+	settled(t, x)
+	must(t, x.Stop())
+	for _, c := range []struct {
+		later time.Duration
+		rows  int
+	}{{29 * 24 * time.Hour, 1}, {31 * 24 * time.Hour, 0}} {
+		x := startIndex(t, Config{Path: path, Roots: []string{two}, Now: func() time.Time { return now.Add(c.later) }})
+		settled(t, x)
+		var n int
+		_, err := x.db.Load().one(t.Context(), "SELECT (SELECT COUNT(*) FROM file) + (SELECT COUNT(*) FROM name) + (SELECT COUNT(*) FROM dir) - 1", nil, &n)
+		must(t, err)
+		if (n > 0) != (c.rows > 0) {
+			t.Errorf("after %s %d rows of what is away are left", c.later, n)
+		}
+		if a := lookup(t, x, sha1Of("evil")); len(a.Copies) != 0 {
+			t.Errorf("offered what is away: %+v", a)
+		}
+		must(t, x.Stop())
+	}
+}
+
+func TestSubvolumesAreNoSilentGap(t *testing.T) {
+	root := scratch(t)
+	write(t, root+"/d/f", "x")
+	x := startIndex(t, Config{Roots: []string{root}})
+	settled(t, x)
+	name := "sub\nvolume" // as settle notes a folder of another device that is no mount
+	x.volumes[0].foreign.Store(&name)
+	want := root + ": holds a subvolume that is not mounted on its own: sub\\x0avolume"
+	a := lookup(t, x, sha1Of("evil"))
+	if s := x.Status(); a.Complete || a.Why != "not covered: "+want || s.Complete || !slices.Equal(s.NotCovered, []string{want}) {
+		t.Errorf("answer %+v, status %+v", a, s)
 	}
 }
 

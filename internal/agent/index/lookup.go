@@ -194,6 +194,8 @@ func (x *Index) obstacle(active map[int64]*volume, gaps []string, isFresh bool) 
 			return "the index is still being built: " + gap(v.point, fmt.Sprintf("%.0f %%", 100*x.progress(v)))
 		case !v.ready.Load():
 			return "not everything is looked at yet: " + gap(v.point, "changed, or being looked at again")
+		case v.notCovered() != "":
+			return "not covered: " + v.notCovered()
 		case v.group == nil && !isFresh:
 			return "what changed is not known: " + gap(v.point, v.whyNot)
 		}

@@ -146,15 +146,11 @@ func (m *mount) kind() kind {
 // system once. What they leave out comes back as a gap (files may be there) or
 // as skipped (there are none).
 func sources(all []mount) (picked []mount, gaps, skipped []string) {
-	visible := map[string]int{} // by point: of several mounts on one folder the last one is seen
-	for i := range all {
-		visible[all[i].point] = i
-	}
 	byDev := map[uint64][]mount{}
 	var devs []uint64
 	for i, m := range all {
 		switch k := m.kind(); {
-		case visible[m.point] != i, strings.HasSuffix(m.root, "//deleted"):
+		case hidden(all, i), strings.HasSuffix(m.root, "//deleted"):
 		case k == pseudo:
 			skipped = append(skipped, gap(m.point, m.fstype+" holds no files"))
 		case k == remote:
@@ -176,6 +172,11 @@ func sources(all []mount) (picked []mount, gaps, skipped []string) {
 		skipped = append(skipped, gap(m.point, "overlay: its layers are searched where they lie"))
 		return true
 	}), gaps, skipped
+}
+
+// hidden reports whether a later mount on the same folder hides one.
+func hidden(all []mount, i int) bool {
+	return slices.ContainsFunc(all[i+1:], func(m mount) bool { return m.point == all[i].point })
 }
 
 // tops leaves out the mounts of one file system that show a part of another of its mounts.

@@ -233,10 +233,7 @@ func (s *search) root(path string, want *mount) error {
 func (s *search) run(ctx context.Context) error {
 	s.watches = watch(s.watchPoints())
 	s.res.Watched = s.watches.whole
-	if err := s.walk.run(ctx, s.roots...); err != nil {
-		return err
-	}
-	return s.follow(ctx)
+	return s.walkAndFollow(ctx)
 }
 
 // enter keeps out of the agent's own folders and of what is not local.

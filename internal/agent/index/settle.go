@@ -75,7 +75,7 @@ func (v *volume) apply(p pending) error {
 // its name to be true has its handle to tell that it is alive.
 func (v *volume) sweep(t tx, mount int) error {
 	var moving []handle
-	err := t.rows("SELECT file.handle FROM loose JOIN file ON file.id=loose.file WHERE file.handle IS NOT NULL AND NOT EXISTS (SELECT 1 FROM name WHERE name.file=file.id)",
+	err := t.rows("SELECT file.handle FROM loose CROSS JOIN file ON file.id=loose.file WHERE file.handle IS NOT NULL AND NOT EXISTS (SELECT 1 FROM name WHERE name.file=file.id)",
 		nil, func(scan func(...any) error) error {
 			var h []byte
 			err := scan(&h)
@@ -129,11 +129,19 @@ func (v *volume) listLater(t tx, dir int64) error {
 func (v *volume) settle(t tx, fd int, dir int64, name string) (s truth, err error) {
 	s = truth{dir: dir, name: name}
 	f, err := look(fd, name)
-	if err != nil || f.mountRoot || f.id.Dev != v.root.Dev {
+	if err != nil || f.mountRoot {
 		return s, nil // gone, or of another file system, which has its own volume
+	}
+	if f.id.Dev != v.root.Dev {
+		v.foreign.Store(&name)
+		return s, nil
 	}
 	switch {
 	case f.regular() && !v.x.own(f.id):
+		var known bool
+		if s.file, known, err = t.knownAs(dir, name, &f); err != nil || known {
+			return s, err
+		}
 		if s.file, err = t.putFile(v, &f, false); err == nil {
 			err = t.putName(dir, name, s.file)
 		}
@@ -350,7 +358,7 @@ func descend(root int, names []string, ino uint64) (int, error) {
 func (v *volume) listSome() error {
 	var todo []dirRow
 	err := v.x.update(func(t tx) error {
-		err := t.rows("SELECT id, ino, handle FROM dir WHERE fs=? AND seen=? AND listed<? LIMIT 16", []any{v.fs, v.gen, v.gen}, scanDirs(&todo))
+		err := t.rows("SELECT id, ino, handle FROM dir WHERE fs=? AND seen=? AND listed<? LIMIT 64", []any{v.fs, v.gen, v.gen}, scanDirs(&todo))
 		if err != nil || len(todo) == 0 {
 			return err
 		}

@@ -28,7 +28,8 @@ type Status struct {
 	Full       bool          `json:"full,omitempty"` // the ceiling is reached: no more rows
 }
 
-// Status looks at the rows; with millions of files it takes some milliseconds.
+// Status looks at the rows. Complete is exact; figures that take long to count
+// may be some seconds old.
 func (x *Index) Status() Status {
 	s := Status{Full: x.full.Load(), Read: x.hash.bytes.Load()}
 	x.mu.Lock()
@@ -45,7 +46,11 @@ func (x *Index) Status() Status {
 		if v.group == nil {
 			s.Unwatched = append(s.Unwatched, gap(v.point, v.whyNot))
 		}
-		whole = whole && v.ready.Load()
+		if part := v.notCovered(); part != "" {
+			s.NotCovered = append(s.NotCovered, part)
+			gaps++
+		}
+		whole = whole && v.ready.Load() && !x.pending(v)
 		weight := 1 + float64(v.used())
 		total += weight
 		done += weight * x.progress(v)
@@ -56,7 +61,7 @@ func (x *Index) Status() Status {
 		}
 	}
 	unreadable := x.count(&s, volumes)
-	s.Complete = whole && !s.Full && gaps == 0 && s.Unread == 0 && unreadable == 0
+	s.Complete = whole && !s.Full && gaps == 0 && unreadable == 0
 	switch {
 	case s.Complete:
 		s.Progress = 1
@@ -73,32 +78,56 @@ func (x *Index) count(s *Status, volumes []*volume) (unreadable int) {
 		return 0
 	}
 	for _, v := range volumes {
-		var files, bytes, unread int64
 		bad := map[int64]string{}
-		_, err := d.one(ctx, "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM file WHERE fs=?", []any{v.fs}, &files, &bytes)
-		if err == nil {
-			_, err = d.one(ctx, "SELECT COUNT(*) FROM file WHERE fs=? AND since IS NOT NULL", []any{v.fs}, &unread)
-		}
-		if err == nil {
-			err = d.rows(ctx, "SELECT id, err FROM dir WHERE fs=? AND err IS NOT NULL LIMIT 100", []any{v.fs}, func(scan func(...any) error) error {
-				var dir int64
-				var text string
-				err := scan(&dir, &text)
-				bad[dir] = text
-				return err
-			})
+		err := d.rows(ctx, "SELECT id, err FROM dir WHERE fs=? AND err IS NOT NULL LIMIT 100", []any{v.fs}, func(scan func(...any) error) error {
+			var dir int64
+			var text string
+			err := scan(&dir, &text)
+			bad[dir] = text
+			return err
+		})
+		if err != nil {
+			x.log.Debug("the index cannot count", "error", err)
 		}
 		for dir, text := range bad {
 			names, _ := x.chain(ctx, dir) // the names as last seen; the reason counts
 			s.NotCovered = append(s.NotCovered, gap(v.path(names...), text))
 		}
 		unreadable += len(bad)
-		if err != nil {
-			x.log.Debug("the index cannot count", "error", err)
-		}
-		s.Files, s.Bytes, s.Unread = s.Files+files, s.Bytes+bytes, s.Unread+unread
+		c := x.counts(v)
+		s.Files, s.Bytes, s.Unread = s.Files+c.files, s.Bytes+c.bytes, s.Unread+c.unread
 	}
 	return unreadable
+}
+
+// counts are the figures of a volume. To count takes time in proportion to the
+// files, so one answer serves for a while.
+type counts struct {
+	files, bytes, unread int64
+	until                time.Time
+}
+
+func (x *Index) counts(v *volume) counts {
+	v.countMu.Lock()
+	defer v.countMu.Unlock()
+	d, ctx, began := x.db.Load(), context.Background(), time.Now()
+	if d == nil || began.Before(v.count.until) {
+		return v.count
+	}
+	var c counts
+	_, err := d.one(ctx, "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM file WHERE fs=?", []any{v.fs}, &c.files, &c.bytes)
+	if err == nil {
+		_, err = d.one(ctx, "SELECT COUNT(*) FROM file WHERE fs=? AND since IS NOT NULL", []any{v.fs}, &c.unread)
+	}
+	if err != nil {
+		x.log.Debug("the index cannot count", "error", err)
+		return v.count
+	}
+	if cost := time.Since(began); cost > time.Millisecond {
+		c.until = began.Add(20 * cost)
+	}
+	v.count = c
+	return c
 }
 
 // used is how many inodes the volume's file system has in use, folders included.
@@ -112,24 +141,24 @@ func (v *volume) used() uint64 {
 
 // progress estimates how much of a volume is read, from 0 to 1.
 func (x *Index) progress(v *volume) float64 {
-	d := x.db.Load()
-	if d == nil {
-		return 0
-	}
-	var files, unread int64
-	ctx := context.Background()
-	if _, err := d.one(ctx, "SELECT COUNT(*) FROM file WHERE fs=?", []any{v.fs}, &files); err != nil {
-		return 0
-	}
-	if _, err := d.one(ctx, "SELECT COUNT(*) FROM file WHERE fs=? AND since IS NOT NULL", []any{v.fs}, &unread); err != nil {
-		return 0
-	}
-	total := float64(files)
+	c := x.counts(v)
+	total := float64(c.files)
 	if !v.whole.Load() {
 		total = max(total, float64(v.used()))
 	}
 	if total == 0 {
 		return 0
 	}
-	return float64(files-unread) / total
+	return float64(c.files-c.unread) / total
+}
+
+// pending reports whether any file of a volume waits to be read.
+func (x *Index) pending(v *volume) bool {
+	var one int
+	d := x.db.Load()
+	if d == nil {
+		return true
+	}
+	ok, err := d.one(context.Background(), "SELECT 1 FROM file WHERE fs=? AND since IS NOT NULL LIMIT 1", []any{v.fs}, &one)
+	return ok || err != nil
 }

@@ -155,9 +155,9 @@ func TestIndexEqualsBruteForceAfterStorms(t *testing.T) {
 			root := fs(t)
 			x := startIndex(t, Config{Roots: []string{root}})
 			settled(t, x)
-			seeds := 12
-			if testing.Short() {
-				seeds = 3
+			seeds := 8
+			if testing.Short() || raceEnabled {
+				seeds = 2
 			}
 			for seed := range seeds {
 				s := &storm{t: t, r: rand.New(rand.NewPCG(uint64(seed), 1)), root: root}
@@ -177,7 +177,11 @@ func TestIndexEqualsBruteForceAfterStorms(t *testing.T) {
 }
 
 func TestStormWhileBuilding(t *testing.T) {
-	for seed := range 8 {
+	seeds := 8
+	if raceEnabled {
+		seeds = 3
+	}
+	for seed := range seeds {
 		root := scratch(t)
 		s := &storm{t: t, r: rand.New(rand.NewPCG(uint64(seed), 2)), root: root}
 		for range 300 {
@@ -249,7 +253,11 @@ func TestLookupIsNotOutrun(t *testing.T) {
 	x := startIndex(t, Config{Roots: []string{root}})
 	settled(t, x)
 	defer hop(t, root, root+"/evil")()
-	for i := range 50 {
+	rounds := 12
+	if raceEnabled {
+		rounds = 5
+	}
+	for i := range rounds {
 		err := x.Barrier(t.Context())
 		a, err2 := x.Lookup(t.Context(), sha1Of("evil"))
 		must(t, err2)
@@ -287,5 +295,24 @@ func TestSearchIsNotOutrun(t *testing.T) {
 	}
 	if missed > 0 {
 		t.Errorf("missed %d of 50 times", missed)
+	}
+}
+
+func TestSearchSaysWhenItWasOutrun(t *testing.T) {
+	root := scratch(t)
+	write(t, root+"/evil", "evil")
+	s, err := newSearch(SearchConfig{Roots: []string{root}, Hash: sha1Of("evil"), Size: -1, Workers: 2})
+	must(t, err)
+	s.watches = watch(s.watchPoints())
+	defer s.watches.close()
+	for i := range 20000 { // more than the kernel's queue holds
+		must(t, os.WriteFile(fmt.Sprintf("%s/%d", root, i), nil, 0o644))
+	}
+	must(t, s.walkAndFollow(t.Context()))
+	res := s.result()
+	defer res.Close()
+	want := []string{"file system events: " + errOutrun.Error()}
+	if len(res.Copies) != 1 || res.Watched || !slices.Equal(res.NotCovered, want) {
+		t.Errorf("%d copies, watched %v, gaps %q", len(res.Copies), res.Watched, res.NotCovered)
 	}
 }

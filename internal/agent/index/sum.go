@@ -24,7 +24,7 @@ type summer struct {
 	worked func(n int)
 }
 
-const readBuf = 256 << 10
+const readBuf = 128 << 10 // fits the processor's own cache
 
 func newSummer() *summer {
 	return &summer{buf: make([]byte, readBuf), one: sha1.New(), two: sha256.New(), worked: func(int) {}} //nolint:gosec // see import
@@ -43,7 +43,9 @@ const sizeLimit = 1 << 40
 var errTooLarge = fmt.Errorf("larger than %d GiB, which nothing here hashes", sizeLimit>>30)
 
 // match reads fd and reports whether its content is the one h names. One digest
-// decides, at its own full speed; both are computed only of what matches.
+// decides, at its own full speed; both are computed only of what matches. What
+// matched was the content, even if the file was renamed meanwhile; of what did
+// not match that is known only if nothing changed.
 func (s *summer) match(ctx context.Context, fd int, f *facts, h filehash.Hash) (sum filehash.Sum, found bool, err error) {
 	for range tries {
 		found, err = s.first(ctx, fd, f.size, h)
@@ -54,16 +56,41 @@ func (s *summer) match(ctx context.Context, fd int, f *facts, h filehash.Hash) (
 		if err != nil && !errors.Is(err, errChanging) {
 			return sum, false, err
 		}
+		before := *f
 		after, err2 := look(fd, "")
 		if err2 != nil {
 			return sum, false, err2
 		}
-		if err == nil && after.same(f) {
+		*f = after
+		if err == nil && (found || f.same(&before)) {
 			return sum, found, nil
 		}
-		*f = after
 	}
 	return sum, false, errChanging
+}
+
+// settled reads fd until it has not changed while it was read, or read the same
+// twice: then only names or rights change. It returns how the file was before
+// the last read.
+func (s *summer) settled(ctx context.Context, fd int, f facts) (filehash.Sum, facts, error) {
+	var last filehash.Sum
+	for range tries {
+		sum, err := s.sum(ctx, fd, f.size)
+		if err != nil && !errors.Is(err, errChanging) {
+			return sum, f, err
+		}
+		after, err2 := look(fd, "")
+		switch {
+		case err2 != nil:
+			return sum, f, err2
+		case err == nil && (after.same(&f) || sum == last):
+			return sum, f, nil
+		case err == nil:
+			last = sum
+		}
+		f = after
+	}
+	return filehash.Sum{}, f, errChanging
 }
 
 // first computes the one digest of h that decides.

@@ -43,16 +43,14 @@ func (x *Index) verify(ctx context.Context, c *Candidate) (got Copy, err error) 
 	if err != nil {
 		return got, err
 	}
-	j := job{fd: fd}
-	if j.facts, err = look(fd, ""); err == nil {
-		j.readNow(ctx, newSummer())
-		err = j.err
+	f, err := look(fd, "")
+	if err == nil {
+		got.Sum, _, err = newSummer().settled(ctx, fd, f)
 	}
 	if err != nil {
 		closeFD(fd)
 		return got, err
 	}
-	got.Sum = j.sum
 	x.names(ctx, v, mount, c, &got)
 	name := fdPath(fd)
 	if len(got.Paths) > 0 {
@@ -70,25 +68,6 @@ func (x *Index) verify(ctx context.Context, c *Candidate) (got Copy, err error) 
 		got.note("%d of its %d names were not found", got.Missing, got.Stat.Nlink)
 	}
 	return got, nil
-}
-
-// readNow reads the open file, again if it changes meanwhile.
-func (j *job) readNow(ctx context.Context, s *summer) {
-	for range tries {
-		j.sum, j.err = s.sum(ctx, j.fd, j.facts.size)
-		if j.err != nil && !errors.Is(j.err, errChanging) {
-			return
-		}
-		after, err := look(j.fd, "")
-		if err != nil {
-			j.err = err
-			return
-		}
-		if j.err == nil && after.same(&j.facts) {
-			return
-		}
-		j.facts, j.err = after, errChanging
-	}
 }
 
 // names keeps the names that lead to the candidate now, and notes the overlay

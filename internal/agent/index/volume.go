@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/agent/inode"
+	"staunch/internal/order"
 )
 
 // volume keeps the rows of one file system below one root true.
@@ -46,6 +47,11 @@ type volume struct {
 	gen     int64      // of the current scan
 	listing bool       // there may be folders left to list
 	failed  error      // the last attempt to look failed: a scan is due
+
+	foreign atomic.Pointer[string] // a folder in it that is a volume of its own, but not mounted as one (btrfs)
+
+	countMu sync.Mutex // guards count
+	count   counts
 
 	ready     atomic.Bool // a whole scan is done and nothing was missed since
 	whole     atomic.Bool // it was ready once
@@ -288,6 +294,7 @@ func (v *volume) takeIn() error {
 // parent has shown it. v.mu is held.
 func (v *volume) scan() error {
 	v.ready.Store(false)
+	v.foreign.Store(nil)
 	err := v.x.update(func(t tx) error {
 		if _, err := t.exec("UPDATE fs SET gen=gen+1, used=? WHERE id=?", v.x.now().Unix(), v.fs); err != nil {
 			return err
@@ -342,6 +349,14 @@ func (v *volume) finish() error {
 	v.ready.Store(v.failed == nil)
 	v.x.hash.wake()
 	return nil
+}
+
+// notCovered tells of a part of the volume that has no rows, or "".
+func (v *volume) notCovered() string {
+	if name := v.foreign.Load(); name != nil {
+		return gap(v.point, "holds a subvolume that is not mounted on its own: "+string(order.TextOf(*name)))
+	}
+	return ""
 }
 
 // open opens the root, which must be the one it was.

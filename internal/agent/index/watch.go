@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -26,6 +28,8 @@ const (
 type group struct {
 	file *os.File // in the poller, so that a wait can be ended by a deadline
 	raw  syscall.RawConn
+	// queue is the most events that can be waiting.
+	queue int
 
 	mu  sync.Mutex // guards buf and keeps reading and handing on in one step
 	buf []byte
@@ -50,7 +54,7 @@ func newGroup(path string) (*group, error) {
 		closeFD(fd)
 		return nil, fmt.Errorf("cannot have file system events: %w", err)
 	}
-	g := &group{file: os.NewFile(uintptr(fd), "fanotify"), buf: make([]byte, 64<<10)}
+	g := &group{file: os.NewFile(uintptr(fd), "fanotify"), queue: queueLength(), buf: make([]byte, 64<<10)}
 	if g.raw, err = g.file.SyscallConn(); err != nil {
 		_ = g.file.Close() // nothing was read yet
 		return nil, fmt.Errorf("cannot have file system events: %w", err)
@@ -67,12 +71,12 @@ func (g *group) wait() error {
 	})
 }
 
-// drain reads all events that are queued now and hands each to take before
-// anybody else can see the queue shorter.
+// drain reads all events that were queued when it was called and hands each to
+// take before anybody else can see the queue shorter.
 func (g *group) drain(take func(event)) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for {
+	for read := 0; read <= g.queue; { // whoever makes events faster than we read must not hold us here
 		var n int
 		var err error
 		// Control, not Read: that would wait behind whoever waits.
@@ -91,10 +95,26 @@ func (g *group) drain(take func(event)) error {
 		for _, e := range list {
 			take(e)
 		}
+		read += len(list)
 		if err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// queueLength is how many events the kernel keeps for a group.
+func queueLength() int {
+	const usual = 16384
+	b, err := os.ReadFile("/proc/sys/fs/fanotify/max_queued_events")
+	if err != nil {
+		return usual
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return usual
+	}
+	return n
 }
 
 func (g *group) close() { _ = g.file.Close() } // read only
