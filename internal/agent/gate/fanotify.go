@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,30 +90,21 @@ func (g group) sweep(v verdict) (n int) {
 }
 
 // drain answers v to all that comes, until the time is up. No gate may be alive.
-func (g group) drain(ctx context.Context, v verdict, d time.Duration) (n int) {
-	buf := make([]byte, 4096)
-	for end := time.Now().Add(d); ctx.Err() == nil; {
-		left := time.Until(end)
-		if left <= 0 {
-			return n
-		}
-		p := []unix.PollFd{{Fd: int32(g.fd), Events: unix.POLLIN}}
-		got, err := unix.Poll(p, int(min(left, 20*time.Millisecond)/time.Millisecond)+1)
-		if err != nil || got == 0 {
-			continue
-		}
-		size, err := unix.Read(g.fd, buf)
-		for rest := buf[:max(size, 0)]; err == nil && len(rest) > 0; {
-			var e event
-			if e, rest, err = nextEvent(rest); err == nil && e.fd >= 0 {
-				if g.answer(e.fd, v) == nil {
-					n++
-				}
-				_ = unix.Close(int(e.fd)) // nothing was written through it
+func (g group) drain(ctx context.Context, v verdict, d time.Duration) int {
+	var n atomic.Int64
+	end := time.Now().Add(d)
+	r := &readers{
+		fan: g, start: time.Now(), noRoom: func() {},
+		over: func() bool { return ctx.Err() != nil || !time.Now().Before(end) },
+		take: func(e event, _ time.Time, _ *unix.Statx_t) {
+			if e.fd >= 0 && g.answer(e.fd, v) == nil {
+				n.Add(1)
 			}
-		}
+			closeEvent(e.fd)
+		},
 	}
-	return n
+	_ = r.read() // a group that fails leaves nobody waiting
+	return int(n.Load())
 }
 
 // markFile asks for events of the file behind fd, by its inode: names, links

@@ -38,10 +38,9 @@ type judge struct {
 
 	denied, allowed, hashed, failOpens, late, writers, unleased, overflows, lost atomic.Uint64
 	slowest, pending                                                             atomic.Int64
-	// busySince is when the reader took up the event it is at, in ns since
-	// start; zero while it waits for the kernel.
-	busySince atomic.Int64
-	start     time.Time
+	start                                                                        time.Time
+	readers                                                                      *readers
+	self                                                                         int32
 }
 
 type heldFile struct {
@@ -57,49 +56,14 @@ type told struct {
 func newJudge(set Settings, fan group, b *book) *judge {
 	j := &judge{
 		set: set, fan: fan, book: b, sums: newSums(maxSums),
-		held: make(chan heldFile, maxHeld), told: make(chan told, maxTold), start: time.Now(),
+		held: make(chan heldFile, maxHeld), told: make(chan told, maxTold), start: time.Now(), self: int32(os.Getpid()),
 	}
 	j.hashes = newHashing(j)
+	j.readers = &readers{
+		fan: fan, start: j.start, noRoom: func() { j.failOpens.Add(1) },
+		take: j.decide,
+	}
 	return j
-}
-
-// read answers events until the group fails. It belongs on a thread of its
-// own: a read that blocks there wakes faster than through the netpoller.
-func (j *judge) read() error {
-	buf := make([]byte, 64*unix.FAN_EVENT_METADATA_LEN)
-	var st unix.Statx_t
-	for {
-		j.busySince.Store(0)
-		n, err := unix.Read(j.fan.fd, buf)
-		if err == unix.EINTR {
-			continue
-		}
-		if err == unix.EMFILE || err == unix.ENFILE {
-			j.failOpens.Add(1) // the kernel refused this one for us
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		at := time.Now()
-		j.busySince.Store(int64(at.Sub(j.start)) + 1)
-		for rest := buf[:n]; len(rest) > 0; {
-			var e event
-			if e, rest, err = nextEvent(rest); err != nil {
-				return err
-			}
-			j.decide(e, at, &st)
-		}
-	}
-}
-
-// stuck is how long the reader has been at one batch of events.
-func (j *judge) stuck() time.Duration {
-	since := j.busySince.Load()
-	if since == 0 {
-		return 0
-	}
-	return time.Since(j.start) - time.Duration(since)
 }
 
 // decide answers e, or leaves it to a goroutine that will.
@@ -111,7 +75,7 @@ func (j *judge) decide(e event, at time.Time, st *unix.Statx_t) {
 		closeEvent(e.fd)
 		return
 	}
-	if j.exempt.has(e.pid) {
+	if e.pid == j.self || j.exempt.has(e.pid) {
 		j.allow(e, at, leaseNone)
 		return
 	}
@@ -159,11 +123,16 @@ func (j *judge) byContent(e event, v version, l lease, at time.Time) {
 }
 
 func (j *judge) bySum(e event, sum filehash.Sum, l lease, at time.Time) {
-	if rule, ok := j.book.deniesContent(sum); ok {
+	rule, ok := j.book.rule(sum)
+	switch {
+	case !ok:
+		j.allow(e, at, l)
+	case rule.do == doAudit:
+		j.answer(e, allow, at)
+		j.tell(e, Refusal{ID: rule.id, File: sum.Hash(), When: at, Audit: true})
+	default:
 		j.refuse(e, at, rule, sum)
-		return
 	}
-	j.allow(e, at, l)
 }
 
 // allow answers and closes the event's file, later where its lease must stay.

@@ -71,6 +71,7 @@ type gate struct {
 	cover  *coverage
 	keeper *conn
 	worker *conn
+	sets   replacing
 	tidy   *time.Timer // collects garbage once the worker has been quiet for a while
 }
 
@@ -95,7 +96,7 @@ func serveGate() error {
 	go func() {
 		runtime.LockOSThread()
 		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -10) // better, not needed
-		ended <- fmt.Errorf("cannot read events: %w", g.judge.read())
+		ended <- fmt.Errorf("cannot read events: %w", g.judge.readers.read())
 	}()
 	go g.judge.release()
 	go g.judge.report(g.worker)
@@ -189,7 +190,7 @@ func (g *gate) serveSupervisor() error {
 		if err != nil {
 			return fmt.Errorf("cannot hear the supervisor: %w", err)
 		}
-		if m.Op == opPing && g.judge.stuck() < g.set.Bound/2 {
+		if m.Op == opPing && g.judge.readers.stuck() < g.set.Bound/2 {
 			if err := g.keeper.send(message{Op: opReply, Seq: m.Seq}); err != nil {
 				return err
 			}
