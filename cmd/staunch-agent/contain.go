@@ -56,6 +56,9 @@ func absolute(paths []string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		if a, err = filepath.EvalSymlinks(a); err != nil {
+			return nil, fmt.Errorf("cannot search %s: %w", p, err)
+		}
 		if fi, err := os.Stat(a); err != nil {
 			return nil, fmt.Errorf("cannot search %s: %w", p, err)
 		} else if !fi.IsDir() {
@@ -71,6 +74,7 @@ type containCmd struct {
 	File    fileArg  `arg:"" name:"hash-or-path" help:"SHA-1, SHA-256, or a file with the content."`
 	Scan    []string `help:"Search these trees instead of asking the index." placeholder:"PATH" sep:"none"`
 	DryRun  bool     `help:"Show what would be stopped and taken; change nothing."`
+	Disable bool     `help:"Also disable what would bring the file back (units, timers, cron lines, …); staunch-agent persistence enable undoes it."`
 	Force   bool     `help:"Take a file that belongs to a distribution package."`
 	Comment string   `help:"Why, for the record."`
 	Rung    string   `help:"Hold processes this way only: bpf, freeze, connector, besteffort." enum:",bpf,freeze,connector,besteffort" default:""`
@@ -91,7 +95,7 @@ func (c containCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) e
 	}
 	defer done()
 	cli.Progress("looking for %s …", h)
-	r, err := svc.Contain(ctx, agent.Request{File: h, Force: c.Force, Comment: c.Comment, Requestor: "command line", Scan: scan, DryRun: c.DryRun})
+	r, err := svc.Contain(ctx, agent.Request{File: h, Force: c.Force, Comment: c.Comment, Requestor: "command line", Scan: scan, DryRun: c.DryRun, Disable: c.Disable})
 	if err != nil {
 		return err
 	}
@@ -126,7 +130,14 @@ func printReceipt(w writer, r order.Receipt) {
 		}
 	}
 	for _, p := range r.Persistence {
-		fmt.Fprintf(w, "returns  %-8s %s %s\n", p.Kind, p.Where, p.Detail)
+		where := string(p.Where)
+		if p.Line > 0 {
+			where += fmt.Sprintf(":%d", p.Line)
+		}
+		if p.Disabled {
+			where += " (disabled)"
+		}
+		fmt.Fprintf(w, "returns  %-8s %s %s\n", p.Kind, where, p.Detail)
 	}
 	for _, s := range r.Steps {
 		fmt.Fprintf(w, "step     %-8s %8.2f ms %s\n", s.Name, float64(s.EndNs-s.StartNs)/1e6, s.Error)

@@ -22,18 +22,19 @@ import (
 
 // commands is the whole command line.
 type commands struct {
-	Enroll     enrollCmd     `cmd:"" help:"Make this host a device of a server."`
-	Run        runCmd        `cmd:"" help:"Take orders until told to stop (SIGTERM)."`
-	Contain    containCmd    `cmd:"" help:"Stop and quarantine a file here and now; exit 0 only if proven."`
-	Find       findCmd       `cmd:"" help:"Show the files and processes with a hash."`
-	Quarantine quarantineCmd `cmd:"" help:"See, restore and purge what lies in the vault."`
-	Status     statusCmd     `cmd:"" help:"Show how the agent is."`
-	Fsck       fsckCmd       `cmd:"" help:"Check the vault and the journal."`
-	Doctor     doctorCmd     `cmd:"" help:"Show what this kernel lets the agent do."`
-	Version    versionCmd    `cmd:"" help:"Print the version."`
-	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`
-	Gate       gateCmd       `cmd:"" hidden:"" help:"Answer the kernel's questions (started by run)."`
-	Worker     workerCmd     `cmd:"" hidden:"" help:"Carry out orders (started by run)."`
+	Enroll      enrollCmd      `cmd:"" help:"Make this host a device of a server."`
+	Run         runCmd         `cmd:"" help:"Take orders until told to stop (SIGTERM)."`
+	Contain     containCmd     `cmd:"" help:"Stop and quarantine a file here and now; exit 0 only if proven."`
+	Find        findCmd        `cmd:"" help:"Show the files and processes with a hash."`
+	Quarantine  quarantineCmd  `cmd:"" help:"See, restore and purge what lies in the vault."`
+	Persistence persistenceCmd `cmd:"" help:"See and enable again what was disabled because it would bring a file back."`
+	Status      statusCmd      `cmd:"" help:"Show how the agent is."`
+	Fsck        fsckCmd        `cmd:"" help:"Check the vault and the journal."`
+	Doctor      doctorCmd      `cmd:"" help:"Show what this kernel lets the agent do."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
+	Completion  completionCmd  `cmd:"" help:"Print a completion script for bash, zsh or fish."`
+	Gate        gateCmd        `cmd:"" hidden:"" help:"Answer the kernel's questions (started by run)."`
+	Worker      workerCmd      `cmd:"" hidden:"" help:"Carry out orders (started by run)."`
 
 	JSON bool `help:"Answer in JSON." env:"STAUNCH_JSON"`
 }

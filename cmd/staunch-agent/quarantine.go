@@ -41,9 +41,9 @@ type listCmd struct {
 }
 
 func (c listCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
-	items, err := c.items(ctx, log)
-	if err != nil {
-		return err
+	items, bad := c.items(ctx, log) // bad: some cannot be read; the others are shown all the same
+	if len(items) == 0 && bad != nil {
+		return bad
 	}
 	shown := []order.Item{}
 	for _, i := range items {
@@ -51,13 +51,13 @@ func (c listCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) erro
 			shown = append(shown, i)
 		}
 	}
-	return out.Print(shown, func(w writer) {
+	return errors.Join(bad, out.Print(shown, func(w writer) {
 		rows := make([][]string, len(shown))
 		for n, i := range shown {
 			rows[n] = []string{i.ID, i.State, i.Sealed.Local().Format(time.DateTime), fmt.Sprint(i.Size), i.SHA1.String(), names(i)}
 		}
 		cli.Table(w, []string{"ITEM", "STATE", "SEALED", "BYTES", "SHA-1", "WAS AT"}, rows)
-	})
+	}))
 }
 
 func names(i order.Item) string {
@@ -127,13 +127,16 @@ func (c restoreCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) e
 		return err
 	}
 	defer done()
+	var ids []string
 	items, err := svc.Items(ctx)
-	if err != nil {
+	switch {
+	case err != nil && order.ValidItem(c.Item) && c.Since == 0:
+		ids = []string{c.Item} // what cannot be read is another one, or the receipt says so
+	case err != nil:
 		return err
 	}
-	var ids []string
 	for _, i := range items {
-		if c.matches(i) {
+		if err == nil && c.matches(i) {
 			ids = append(ids, i.ID)
 		}
 	}

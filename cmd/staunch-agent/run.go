@@ -15,6 +15,7 @@ import (
 	"staunch/internal/agent/journal"
 	"staunch/internal/agent/link"
 	"staunch/internal/cli"
+	"staunch/internal/durable"
 	"staunch/internal/order"
 )
 
@@ -73,8 +74,11 @@ func (c enrollCmd) Run(ctx context.Context, out cli.Output) error {
 		return err
 	}
 	unlock, err := state.Lock(ctx)
-	if err != nil {
+	if errors.Is(err, durable.ErrLocked) {
 		return &cli.Hinted{Err: err, Hint: "stop the agent first: systemctl stop staunch-agent"}
+	}
+	if err != nil {
+		return err
 	}
 	defer unlock()
 	old, err := state.Enrollment()

@@ -4,12 +4,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 
 	"staunch/internal/agent"
 	"staunch/internal/cli"
+	"staunch/internal/durable"
 )
 
 func logger(format string) *slog.Logger {
@@ -59,8 +61,11 @@ func (c fsckCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) erro
 		return err
 	}
 	unlock, err := state.Lock(ctx)
-	if err != nil {
+	if errors.Is(err, durable.ErrLocked) {
 		return &cli.Hinted{Err: err, Hint: "stop the agent first: systemctl stop staunch-agent"}
+	}
+	if err != nil {
+		return err
 	}
 	defer unlock()
 	report, err := agent.Fsck(ctx, state, c.Repair, log)
@@ -74,7 +79,11 @@ func (c fsckCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) erro
 		fmt.Fprintf(w, "%d items and %d journal records checked, %d findings\n", report.Items, report.Records, len(report.Findings))
 	})
 	if err == nil && !report.OK {
-		err = &cli.Hinted{Err: fmt.Errorf("%d findings", len(report.Findings)), Hint: "staunch-agent fsck --repair mends what can be mended and says the rest"}
+		hint := "staunch-agent fsck --repair mends what can be mended and says the rest"
+		if c.Repair {
+			hint = "what is left needs you: each finding says what to do"
+		}
+		err = &cli.Hinted{Err: fmt.Errorf("%d findings", len(report.Findings)), Hint: hint}
 	}
 	return err
 }

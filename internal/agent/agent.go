@@ -68,8 +68,12 @@ type Agent struct {
 	holder  *process.Holder
 	rules   *guard.Guard
 	gates   *gates    // nil: no gate
+	off     *disabled // what would have brought files back
 	held    *standing // the holds that outlast their containments
 	kept    *gates    // the standing refusals, also where there is no gate; the same as gates where there is
+
+	policy    *policy    // the server's standing rules
+	sightings *sightings // what waits to be told of files
 
 	uplink  uplink // nil: not connected to a server
 	cleanup []func() error
@@ -146,6 +150,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	if err = a.openHolder(cfg.Rung); err != nil {
 		return nil, err
 	}
+	a.off = &disabled{path: a.state.path("disabled.json")}
 	a.held = &standing{holder: a.holder, log: a.log}
 	if a.kept, err = openGates(a.state.path("gates.json"), cfg.Gate, a.log); err != nil {
 		return nil, err
@@ -153,6 +158,10 @@ func New(cfg Config) (_ *Agent, err error) {
 	if cfg.Gate != nil {
 		a.gates = a.kept
 		a.cleanup = append(a.cleanup, cfg.Gate.Close)
+	}
+	a.sightings = &sightings{log: a.log}
+	if a.policy, err = openPolicy(a); err != nil {
+		return nil, err
 	}
 	if !cfg.NoIndex {
 		err = a.openIndex()
@@ -222,7 +231,7 @@ func (a *Agent) Start() error {
 		if err := a.gates.restore(); err != nil {
 			return err
 		}
-		a.watching.Go(func() { a.gates.watch(a.stopLate) })
+		a.watching.Go(func() { a.gates.watch(a.stopLate, a.policy.met) })
 		for _, k := range a.gates.list() {
 			a.held.keep(k.File, k.Size)
 		}
@@ -231,6 +240,15 @@ func (a *Agent) Start() error {
 		if err := a.index.Start(a.ctx); err != nil {
 			return err
 		}
+	}
+	if err := a.policy.restore(); err != nil {
+		return err
+	}
+	if a.index != nil {
+		a.work.Go(a.policy.patrol)
+	}
+	if a.enrollment.DeviceID != "" {
+		a.work.Go(a.reportSightings)
 	}
 	if a.retention > 0 {
 		a.work.Go(func() { a.keepRetention(a.ctx, a.retention) })

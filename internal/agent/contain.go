@@ -32,6 +32,7 @@ type Request struct {
 	Requestor string
 	Scan      []string // search these trees and do not ask the index
 	DryRun    bool     // find and guard, change nothing
+	Disable   bool     // what would bring the file back, reversibly: see Agent.Enable
 }
 
 // A step is one step of a containment. Steps are tried in order; when one
@@ -445,6 +446,9 @@ func (c *containment) guard(ctx context.Context) error {
 	var files []guard.File
 	var room int64
 	for _, t := range c.open() {
+		if id, ok := c.policy.allows(t.Sum.Hash()); ok {
+			return fail(order.Protected, "indicator %d allows this content: delete it first, if it is to be contained", id)
+		}
 		files = append(files, guard.File{File: t.File, ID: t.Stat.ID, Sum: t.Sum, Paths: t.Paths})
 		room += t.Sum.Size
 		t.guarded = true

@@ -29,6 +29,7 @@ type Service interface {
 	Restore(context.Context, RestoreRequest) (order.Receipt, error)
 	Purge(context.Context, PurgeRequest) (order.Receipt, error)
 	Recover(context.Context, RecoverRequest) (order.Receipt, error)
+	Enable(context.Context, EnableRequest) (Enabled, error)
 	Status(context.Context) (Status, error)
 }
 
@@ -59,6 +60,14 @@ type PurgeRequest struct{ Item string }
 
 // RecoverRequest carries a restore order that came by hand.
 type RecoverRequest struct{ Code string }
+
+// EnableRequest names the containment whose disabled things are to be enabled.
+type EnableRequest struct{ Order string }
+
+// Enabled is how many there were.
+type Enabled struct {
+	Enabled int `json:"enabled"`
+}
 
 // Status is how the agent is.
 type Status struct {
@@ -114,6 +123,7 @@ func Serve(ctx context.Context, l net.Listener, s Service) error {
 	handle(mux, "restore", s.Restore)
 	handle(mux, "purge", s.Purge)
 	handle(mux, "recover", s.Recover)
+	handle(mux, "enable", s.Enable)
 	handle(mux, "status", func(ctx context.Context, _ struct{}) (Status, error) { return s.Status(ctx) })
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stopped := make(chan error, 1)
@@ -217,6 +227,11 @@ func (r *Remote) Purge(ctx context.Context, q PurgeRequest) (order.Receipt, erro
 // Recover implements Service.
 func (r *Remote) Recover(ctx context.Context, q RecoverRequest) (order.Receipt, error) {
 	return call[order.Receipt](ctx, r, "recover", q)
+}
+
+// Enable implements Service.
+func (r *Remote) Enable(ctx context.Context, q EnableRequest) (Enabled, error) {
+	return call[Enabled](ctx, r, "enable", q)
 }
 
 // Status implements Service.

@@ -41,8 +41,8 @@ func (c *containment) remember(matches []process.Match) {
 	}
 }
 
-// trace names in the receipt what would bring the file back. It changes
-// nothing, and what goes wrong in it is a note: the file is contained anyway.
+// trace names in the receipt what would bring the file back, and disables it if
+// that was asked for. What goes wrong in it is a note: the file is contained anyway.
 func (c *containment) trace(ctx context.Context) error {
 	targets := persistence.Targets{Processes: c.seen, Size: c.size(), Match: func(f *os.File) bool {
 		is, _ := c.sums.match(f) // unreadable: no match
@@ -69,6 +69,9 @@ func (c *containment) trace(ctx context.Context) error {
 	c.receipt.Persistence = nil // of an earlier round, which knew less
 	for _, f := range res.Findings {
 		c.receipt.Persistence = append(c.receipt.Persistence, f.Wire())
+	}
+	if c.Disable {
+		c.disable(ctx, res.Findings)
 	}
 	if res.Cut {
 		c.receipt.Notes = merge(c.receipt.Notes, []string{fmt.Sprintf("the search for what would bring the file back was cut off after %s or %d findings", traceTime, len(res.Findings))})
