@@ -53,8 +53,8 @@ type Settings struct {
 	// MaxSize is the size in bytes beyond which a file is not hashed but
 	// answered by the setting. Zero: 1 GiB.
 	MaxSize int64 `json:"maxSize,omitempty"`
-	// Under limits the standing gate by hash to mounts at or below these
-	// folders. Empty: every local file system.
+	// Under limits the standing gate by hash to the mounts that these folders
+	// lie on and those below them. Empty: every local file system.
 	Under []string `json:"under,omitempty"`
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -176,8 +177,9 @@ func (c *coverage) scan() error {
 	c.covered, c.not = nil, nil
 	done := map[string]bool{}
 	hidden := map[string]Filesystem{}
+	inScope := c.scope(mounts)
 	for _, m := range mounts {
-		if !c.inScope(m.point) || done[m.dev] {
+		if !inScope(m) || done[m.dev] {
 			continue
 		}
 		fs := Filesystem{Point: order.TextOf(m.point), Type: m.fstype, Dev: m.dev, ID: m.id}
@@ -202,13 +204,31 @@ func (c *coverage) scan() error {
 	return nil
 }
 
-func (c *coverage) inScope(point string) bool {
+// scope returns what says whether a mount is to be covered: those that the
+// folders lie on, and those below the folders.
+func (c *coverage) scope(mounts []mount) func(mount) bool {
+	holding := map[int]bool{} // by the mount's id
 	for _, p := range c.under {
-		if point == p || strings.HasPrefix(point, strings.TrimSuffix(p, "/")+"/") {
-			return true
+		best := -1
+		for i, m := range mounts {
+			// Of mounts on one point the last is the one that is seen.
+			if within(m.point, p) && (best < 0 || len(m.point) >= len(mounts[best].point)) {
+				best = i
+			}
+		}
+		if best >= 0 {
+			holding[mounts[best].id] = true
 		}
 	}
-	return len(c.under) == 0
+	return func(m mount) bool {
+		return len(c.under) == 0 || holding[m.id] ||
+			slices.ContainsFunc(c.under, func(p string) bool { return within(p, m.point) })
+	}
+}
+
+// within reports whether p is dir or lies below it.
+func within(dir, p string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // cover marks the file system of m, if its mount point still leads there, and

@@ -251,14 +251,31 @@ func TestParseMounts(t *testing.T) {
 }
 
 func TestScope(t *testing.T) {
-	c := coverage{under: []string{"/srv", "/opt/"}}
-	for point, want := range map[string]bool{"/srv": true, "/srv/a": true, "/srvx": false, "/opt/a": true, "/": false} {
-		if c.inScope(point) != want {
-			t.Errorf("%s in scope: %v", point, !want)
-		}
+	mounts := []mount{
+		{id: 1, point: "/"}, {id: 2, point: "/srv"}, {id: 3, point: "/srv/a"}, {id: 4, point: "/srvx"},
+		{id: 5, point: "/opt/a"}, {id: 6, point: "/var"}, {id: 7, point: "/var"}, // one over the other
 	}
-	if !(&coverage{}).inScope("/") {
-		t.Error("without limits, / is not in scope")
+	for _, k := range []struct {
+		under []string
+		want  []int
+	}{
+		{nil, []int{1, 2, 3, 4, 5, 6, 7}},
+		{[]string{"/srv"}, []int{2, 3}},
+		{[]string{"/srv/a/b/c"}, []int{3}},
+		{[]string{"/home/ana"}, []int{1}},
+		{[]string{"/opt/"}, []int{1, 5}},
+		{[]string{"/var/lib"}, []int{7}},
+	} {
+		in := (&coverage{under: k.under}).scope(mounts)
+		var got []int
+		for _, m := range mounts {
+			if in(m) {
+				got = append(got, m.id)
+			}
+		}
+		if diff := cmp.Diff(k.want, got); diff != "" {
+			t.Errorf("under %q: %s", k.under, diff)
+		}
 	}
 }
 
