@@ -68,7 +68,7 @@ func Fsck(dir string, repair bool, cfg Config) (Report, error) {
 	if err := r.tighten(repair); err != nil {
 		return r, err
 	}
-	if !repair || len(s.damaged) == 0 && s.end > 0 {
+	if !repair || s.foreign() != nil || len(s.damaged) == 0 && s.end > 0 {
 		return r, nil
 	}
 	return r, r.repair(s, cfg)
@@ -76,6 +76,10 @@ func Fsck(dir string, repair bool, cfg Config) (Report, error) {
 
 func (r *Report) note(s scanned, device string) {
 	const run = "run staunch-agent fsck --repair: it moves the file aside and keeps every record that can be read"
+	if err := s.foreign(); err != nil {
+		r.Findings = append(r.Findings, Finding{Offset: -1, What: err.Error(), Do: "it is left alone; to begin a new one move it away"})
+		return
+	}
 	for _, d := range s.damaged {
 		r.Findings = append(r.Findings, Finding{Offset: d.offset, What: fmt.Sprintf("line %d cannot be read: %v", d.line, d.why), Do: run})
 	}
@@ -86,7 +90,7 @@ func (r *Report) note(s scanned, device string) {
 			What: fmt.Sprintf("the last line is torn (%d bytes): a crash interrupted its writing, nothing relied on it", s.torn),
 			Do:   "nothing: the agent cuts it when it starts"})
 	}
-	if s.named && device != "" && s.header.Device != "" && s.header.Device != device {
+	if s.named && s.header.Device != "" && s.header.Device != device {
 		r.Findings = append(r.Findings, Finding{Offset: -1, What: fmt.Sprintf("the journal belongs to device %q, this one is %q", s.header.Device, device),
 			Do: "move it away if this device was enrolled anew, else bring back the state folder that belongs to it"})
 	}

@@ -33,10 +33,11 @@ const reserve = 1 << 20
 
 // Reasons for which a journal is not opened or not written to.
 var (
-	ErrDamaged     = errors.New("the journal is damaged")
-	ErrOtherDevice = errors.New("the journal belongs to another device")
-	ErrPoisoned    = errors.New("the journal could not be written to the disk, what is there is not known: restart the agent")
-	ErrClosed      = errors.New("the journal is closed")
+	ErrDamaged      = errors.New("the journal is damaged")
+	ErrOtherDevice  = errors.New("the journal belongs to another device")
+	ErrOtherVersion = errors.New("another version of the agent wrote it: use that one")
+	ErrPoisoned     = errors.New("the journal could not be written to the disk, what is there is not known: restart the agent")
+	ErrClosed       = errors.New("the journal is closed")
 )
 
 // Config is how a journal is opened.
@@ -131,6 +132,8 @@ func (j *Journal) load() ([]Record, error) {
 		// Not even the header is whole: replace makes it before the name, so
 		// this is not of a crash of ours, but no record can have been in it.
 		return nil, j.damaged(damage{line: 1, why: errors.New("header: the line is not complete")})
+	case s.foreign() != nil:
+		return nil, fmt.Errorf("cannot open journal %s: %w", j.path(), s.foreign())
 	case len(s.damaged) > 0:
 		return nil, j.damaged(s.damaged[0])
 	case s.header.Device != j.cfg.Device && s.header.Device != "":

@@ -229,7 +229,6 @@ func TestDamageForms(t *testing.T) {
 		"header only":    {strings.TrimSuffix(sound[0], "\n"), "at byte 0, line 1: header: the line is not complete"},
 		"blank line":     {sound[0] + "\n" + sound[1], "line 2: the line does not begin with a checksum"},
 		"not hex":        {sound[0] + "zzzzzzzz {}\n", "line 2: the line does not begin with a checksum"},
-		"other version":  {frame(header{Journal: 2}) + sound[1], "its format is version 2, this agent reads version 1"},
 		"unknown kind":   {sound[0] + frame(Record{Time: time.Unix(1, 0), Kind: "rumour"}), `kind "rumour" is not known`},
 		"unknown field":  {sound[0] + frame(map[string]any{"surprise": 1}), `unknown field "surprise"`},
 		"no time":        {sound[0] + frame(Record{Kind: StepDone}), "it has no time"},
@@ -253,6 +252,29 @@ func TestDamageForms(t *testing.T) {
 			t.Errorf("%s: repair says %+v, %v", name, rep, err)
 		}
 		mustOpen(t, dir, Config{})
+	}
+}
+
+// A journal of another version is not damage: it is refused and left alone.
+func TestOtherVersion(t *testing.T) {
+	dir := t.TempDir()
+	line, err := encodeLine(header{Journal: 2})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, FileName), append(line, "whatever\n"...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = Open(dir, Config{})
+	if !errors.Is(err, ErrOtherVersion) || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "its format is version 2, this agent reads version 1") {
+		t.Errorf("got %v", err)
+	}
+	rep, err := Fsck(dir, true, Config{})
+	if err != nil || rep.OK() || rep.Aside != "" || !strings.Contains(rep.Findings[0].Do, "it is left alone") {
+		t.Errorf("fsck --repair: %+v, %v", rep, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, FileName)); err != nil || !strings.HasPrefix(string(b), string(line)) {
+		t.Errorf("changed: %q, %v", b, err)
 	}
 }
 

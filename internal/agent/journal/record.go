@@ -129,7 +129,7 @@ func decodeHeader(line []byte) (header, error) {
 		return header{}, err
 	}
 	if h.Journal != Version {
-		return header{}, fmt.Errorf("its format is version %d, this agent reads version %d: use the agent that wrote it", h.Journal, Version)
+		return header{}, fmt.Errorf("%w: its format is version %d, this agent reads version %d", ErrOtherVersion, h.Journal, Version)
 	}
 	return h, nil
 }

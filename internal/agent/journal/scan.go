@@ -4,6 +4,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -43,6 +44,14 @@ func scan(r io.Reader) (scanned, error) {
 		s.line(n, b[s.end:s.end+int64(i)])
 		s.end += int64(i) + 1
 	}
+}
+
+// foreign is the error of a journal that is whole and not ours to read or mend.
+func (s *scanned) foreign() error {
+	if len(s.damaged) > 0 && errors.Is(s.damaged[0].why, ErrOtherVersion) {
+		return s.damaged[0].why
+	}
+	return nil
 }
 
 func (s *scanned) line(n int, line []byte) {

@@ -29,7 +29,7 @@ func (v *Vault) load(id string) (*Manifest, error) {
 		return nil, fmt.Errorf("item %s: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("item %s: %w", id, err)
+		return nil, fmt.Errorf("item %s: its manifest cannot be read: %w; run staunch-agent fsck", id, err)
 	}
 	m, err := decodeManifest(b)
 	if err == nil && m.ID != id {

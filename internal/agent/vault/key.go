@@ -47,11 +47,11 @@ func (v *Vault) unseal() error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !v.cfg.ReadOnly:
 		return v.found()
-	case err != nil:
-		return err
+	case err == nil:
+		err = decodeFrame("vault", b, &a)
 	}
-	if err := decodeFrame("vault", b, &a); err != nil {
-		return fmt.Errorf("%s: %w", v.path("vault.json"), err)
+	if err != nil {
+		return fmt.Errorf("%s: %w; if it is not another version's, bring it back from a backup", v.path("vault.json"), err)
 	}
 	if a.Version != Version {
 		return fmt.Errorf("its format is version %d, this agent knows version %d: use the agent that wrote it", a.Version, Version)

@@ -19,7 +19,7 @@ import (
 func (v *Vault) create(t target, m *Manifest) (f *os.File, tmp string, err error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(t.dir.Fd()), &st); err == nil && st.Blocks > 0 && int64(st.Bfree)*st.Bsize < m.plan().stored() {
-		return nil, "", fmt.Errorf("no room for %d bytes in %q: free some, or choose another destination", m.plan().stored(), order.TextOf(t.dir.Name()))
+		return nil, "", noRoomAt(t.dir, m, unix.ENOSPC)
 	}
 	done, err := v.enterLifted(t.dir)
 	if err != nil {

@@ -44,7 +44,10 @@ type target struct {
 //	openat(O_TMPFILE) write read fchown fsetxattr fchmod utimensat fsync fsync(intent) linkat ioctl(flags) fsync fsync(dir) write(manifest) unlink(intent)
 func (v *Vault) Restore(ctx context.Context, id string, opts RestoreOptions) (_ order.Restored, err error) {
 	defer func() {
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrDamaged):
+			err = fmt.Errorf("cannot restore: %w; run staunch-agent fsck, which says what is left of it", err)
+		case err != nil:
 			err = fmt.Errorf("cannot restore: %w", err)
 		}
 	}()
@@ -154,7 +157,7 @@ func (v *Vault) restoreTo(ctx context.Context, m *Manifest, content *os.File, t 
 		err = v.place(t.dir, f, tmp, in)
 	}
 	if err != nil {
-		return order.Restored{}, errors.Join(full(err), v.removeTmp(t.dir, tmp), v.closeIntent(m.ID))
+		return order.Restored{}, errors.Join(noRoomAt(t.dir, m, err), v.removeTmp(t.dir, tmp), v.closeIntent(m.ID))
 	}
 	v.cfg.Step("restore:linked")
 	return v.complete(m, in, f)

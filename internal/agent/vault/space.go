@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"staunch/internal/order"
 )
 
 // overhead is what an item takes beside its content, in bytes: header for some
@@ -81,6 +83,27 @@ func (v *Vault) measure() (int64, error) {
 		}
 	}
 	return n, nil
+}
+
+// noRoomError is ErrNoSpace of another disk than the vault's.
+type noRoomError struct {
+	need int64 // bytes
+	dir  order.Text
+	err  error
+}
+
+func (e *noRoomError) Error() string {
+	return fmt.Sprintf("no room for %d bytes in %q: free some, or choose another destination: %v", e.need, e.dir, e.err)
+}
+func (e *noRoomError) Unwrap() error        { return e.err }
+func (e *noRoomError) Is(target error) bool { return target == ErrNoSpace }
+
+// noRoomAt is full for the folder of a file that is given back.
+func noRoomAt(dir *os.File, m *Manifest, err error) error {
+	if errors.Is(full(err), ErrNoSpace) && !errors.Is(err, ErrNoSpace) {
+		return &noRoomError{m.plan().stored(), order.TextOf(dir.Name()), err}
+	}
+	return err
 }
 
 // full turns the ways of a disk to say that it is full into ErrNoSpace.

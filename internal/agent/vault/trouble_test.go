@@ -322,7 +322,7 @@ func TestRestoreWithoutRoom(t *testing.T) {
 	it := take(t, v, path)
 	small := tmpfs(t, "size=512k")
 	_, err := v.Restore(t.Context(), it.ID, RestoreOptions{Destination: filepath.Join(small, "tool")})
-	wantErr(t, "small disk", err, nil, "no room for 1048576 bytes", "choose another destination")
+	wantErr(t, "small disk", err, ErrNoSpace, "no room for 1048576 bytes", "choose another destination")
 	ro := tmpfs(t, "")
 	if err := unix.Mount("none", ro, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
