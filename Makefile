@@ -34,6 +34,7 @@ vuln:
 # -p 1: the packages of the agent hold the whole machine to account and do not
 # share it well.
 test:
+	$(GO) build -race ./...
 	$(GO) test -race -count=1 -p 1 -timeout 20m ./...
 
 build:
