@@ -138,7 +138,7 @@ func TestScripts(t *testing.T) {
 		return err == nil && cwd == "/"
 	})
 	guilty := map[int]*exec.Cmd{bash.Process.Pid: bash}
-	for _, cmd := range []*exec.Cmd{start("bash", "-e", shell), start("dash", shell), k.start(shell)} {
+	for _, cmd := range []*exec.Cmd{start("bash", "-e", shell), start("dash", shell), k.start(shell), start("dash", "-c", ". "+shell)} {
 		guilty[cmd.Process.Pid] = cmd
 	}
 	innocent := []*exec.Cmd{
@@ -165,6 +165,8 @@ func TestScripts(t *testing.T) {
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", py[2].Process.Pid))
 		return err == nil && strings.Contains(exe, "python")
 	})
+	piped := k.fed("python3", python)
+	py = append(py, piped)
 	r = k.gives(h, k.target(python, false), python)
 	for _, cmd := range py {
 		if how(r)[cmd.Process.Pid] != Interprets {
@@ -174,6 +176,21 @@ func TestScripts(t *testing.T) {
 	if err := alive(reads); err != nil {
 		t.Errorf("a program that reads the script was harmed: %v", err)
 	}
+}
+
+// fed starts a program with a file as its standard input.
+func (k *kit) fed(name, path string) *exec.Cmd {
+	k.t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.t.Cleanup(func() { closeFile(f) })
+	cmd := exec.Command(name)
+	cmd.Env, cmd.Dir, cmd.Stdin = append(os.Environ(), k.mark), k.dir, f
+	k.run(cmd)
+	ready(k.t, cmd, "python")
+	return cmd
 }
 
 func TestOtherNamespaces(t *testing.T) {

@@ -128,6 +128,32 @@ func TestScriptOf(t *testing.T) {
 	}
 }
 
+func TestSourced(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"sh", "-c", ". ./x.sh"}, "./x.sh"},
+		{[]string{"bash", "-lc", "source '/tmp/x.sh' a; echo"}, "/tmp/x.sh"},
+		{[]string{"bash", "--norc", "-e", "-c", " . x.sh&&echo", "arg"}, "x.sh"},
+		{[]string{"sh", "-c", "sleep 9; . x.sh"}, ""}, // not begun, for all that is known
+		{[]string{"sh", "-c", "./x.sh"}, ""},
+		{[]string{"sh", ". x.sh"}, ""},
+		{[]string{"sh", "-c"}, ""},
+		{[]string{"sh", "-c", "."}, ""},
+		{[]string{"python3", "-c", ". x.sh"}, ""},
+		{nil, ""},
+	} {
+		name := "sh"
+		if len(c.args) > 0 {
+			name = c.args[0]
+		}
+		if got := strings.Join(familyOf(name).sourced(c.args), "|"); got != c.want {
+			t.Errorf("%q: %q; want %q", c.args, got, c.want)
+		}
+	}
+}
+
 func FuzzScriptOf(f *testing.F) {
 	f.Add("bash", "-o\x00pipefail\x00x.sh")
 	f.Add("awk", "-f\x00x")
@@ -144,6 +170,11 @@ func FuzzScriptOf(f *testing.F) {
 		}
 		if !strings.Contains(cmdline, script) {
 			t.Errorf("%q is not in %q", script, cmdline)
+		}
+		for _, s := range fam.sourced(args) {
+			if !strings.Contains(cmdline, s) {
+				t.Errorf("%q is not in %q", s, cmdline)
+			}
 		}
 	})
 }

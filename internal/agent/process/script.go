@@ -20,7 +20,7 @@ type family struct {
 	inline string   // short options after which no script follows: the text itself, a module
 	stdin  string   // short options after which the script is standard input
 	file   string   // short options whose value is the script
-	shell  bool     // keeps its script open on descriptor 255 or from 10 up; reads it from 0 where none is named
+	shell  bool     // keeps its script open on descriptor 255 or from 10 up
 	named  bool     // the script comes with an option of file only
 }
 
@@ -119,6 +119,31 @@ func (f *family) options(cluster string, rest []string) (next []string, script s
 	return rest, "", false, false
 }
 
+// sourced returns the file that a text given to a shell reads into itself
+// before anything else, so that it has been begun: sh -c '. FILE; …'.
+func (f *family) sourced(args []string) []string {
+	if !f.shell || len(args) == 0 {
+		return nil
+	}
+	text := false
+	for args = args[1:]; len(args) > 0; args = args[1:] {
+		a := args[0]
+		if len(a) > 1 && (a[0] == '-' || a[0] == '+') {
+			text = text || a[0] == '-' && a[1] != '-' && strings.Contains(a, "c")
+			continue
+		}
+		break
+	}
+	if !text || len(args) == 0 {
+		return nil
+	}
+	words := strings.FieldsFunc(args[0], func(r rune) bool { return strings.ContainsRune(" \t\n;&|", r) })
+	if len(words) < 2 || words[0] != "." && words[0] != "source" {
+		return nil
+	}
+	return []string{strings.Trim(words[1], `"'`)}
+}
+
 // arguments splits /proc/PID/cmdline.
 func arguments(b []byte) []string {
 	b = bytes.TrimSuffix(b, []byte{0})
@@ -151,13 +176,17 @@ func (l *look) script(pid int) (*finding, error) {
 			return f, nil
 		}
 	}
-	if !fam.shell {
-		return nil, nil
+	for _, name := range fam.sourced(args) {
+		if f := l.named(pid, name); f != nil {
+			return f, nil
+		}
 	}
-	if f, err := l.kept(pid, name); f != nil || err != nil {
-		return f, err
+	if fam.shell {
+		if f, err := l.kept(pid, name); f != nil || err != nil {
+			return f, err
+		}
 	}
-	if name == "" && !none {
+	if name == "" && !none && !fam.named {
 		f, err := l.entry(pid, "fd/0", Interprets)
 		if err != nil && !gone(err) && !forbidden(err) {
 			return nil, err
