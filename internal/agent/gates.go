@@ -170,9 +170,14 @@ func (g *gates) write(all []Gated) error {
 }
 
 // watch reports what the gate refused until it is closed. An execution that it
-// had to let pass, because its content was known too late, is handed to stop.
-func (g *gates) watch(stop func(gate.Refusal)) {
+// had to let pass, because its content was known too late, is handed to stop;
+// met is told of all.
+func (g *gates) watch(stop, met func(gate.Refusal)) {
 	for r := range g.client.Refusals() {
+		met(r)
+		if r.Audit {
+			continue
+		}
 		g.log.Warn("refused", "path", r.Path, "pid", r.PID, "sha1", r.File.SHA1, "exec", r.Exec, "late", r.Late, "rule", r.ID)
 		if r.Late {
 			stop(r)

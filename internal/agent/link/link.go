@@ -44,6 +44,14 @@ type Handler interface {
 	Ask(ctx context.Context, a order.Ask) order.Answer
 }
 
+// RuleHandler is a Handler that also follows standing rules.
+type RuleHandler interface {
+	// Rules takes a signed list, Part one of the parts that were asked for.
+	// What they return is answered at once; nil: nothing yet.
+	Rules(in order.Indicators) *order.RulesWanted
+	Part(p order.RulesPart) *order.RulesWanted
+}
+
 // Config is what a Link works with.
 type Config struct {
 	URL     string             // of the server, https://…, without a path; required

@@ -165,12 +165,31 @@ func (s *session) take(m order.Message) error {
 		return s.ask(*m.Ask)
 	case m.Welcome != nil:
 		h.Welcome(*m.Welcome)
-	case m.Block != nil:
-		s.l.cfg.Log.Warn("the server sent standing rules, which this agent does not know")
+	case m.Block != nil || m.BlockPart != nil:
+		return s.rules(m)
 	default:
 		return fmt.Errorf("a server does not send such a message")
 	}
 	return nil
+}
+
+// rules hands on what comes of standing rules, and answers.
+func (s *session) rules(m order.Message) error {
+	h, ok := s.l.cfg.Handler.(RuleHandler)
+	if !ok {
+		s.l.cfg.Log.Warn("the server sent standing rules, which this agent does not know")
+		return nil
+	}
+	var want *order.RulesWanted
+	if m.Block != nil {
+		want = h.Rules(*m.Block)
+	} else {
+		want = h.Part(*m.BlockPart)
+	}
+	if want == nil {
+		return nil
+	}
+	return s.send(order.Message{BlockWant: want})
 }
 
 // ask answers a question beside whatever else goes on.
