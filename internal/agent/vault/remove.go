@@ -60,11 +60,21 @@ func (g *Grabbed) Remove(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot remove file: %w", err)
 	}
+	disarm(g.file)
 	st, err := inode.Of(g.file)
 	if err != nil {
 		return fmt.Errorf("cannot remove file: %w", err)
 	}
 	return leftOver(left, st.Nlink)
+}
+
+// disarm takes the right to execute from a sealed file that has no name any
+// more: whoever still holds a descriptor of it could start it by that. Its
+// owner can give the right back; then it is for the gate to refuse.
+func disarm(f *os.File) {
+	if st, err := inode.Of(f); err == nil && st.Nlink == 0 {
+		_ = unix.Fchmod(int(f.Fd()), st.Mode&0o7666) // not granted for some files in memory
+	}
 }
 
 func leftOver(left []Left, nlink uint64) error {

@@ -89,6 +89,7 @@ func (v *Vault) SealOpen(ctx context.Context, f *os.File, why Why) (_ order.Item
 	if err := v.store(ctx, f, m, g.unchanged); err != nil {
 		return order.Item{}, errors.Join(err, v.closeIntent(id))
 	}
+	disarm(f)
 	return m.Item(), v.closeIntent(id)
 }
 

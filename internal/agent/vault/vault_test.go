@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -249,6 +250,36 @@ func TestNameless(t *testing.T) {
 	dir := mustOpen(t, place)
 	_, err = v.SealOpen(t.Context(), dir, why)
 	wantErr(t, "folder", err, nil, "cannot seal open file", "it is not a regular file")
+}
+
+// Who has a file open cannot execute it by that once it is sealed.
+func TestDisarm(t *testing.T) {
+	needRoot(t, "only root may execute whatever has any right to be executed")
+	v, place := newVault(t)
+	path := filepath.Join(place, "tool")
+	program, err := os.ReadFile("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, program)
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f := mustOpen(t, path)
+	kept := func() error {
+		return exec.Command("/bin/sh", "-c", `exec "/proc/$PPID/fd/$0"`, strconv.Itoa(int(f.Fd()))).Run()
+	}
+	if err := kept(); err != nil {
+		t.Fatalf("it does not run beforehand: %v", err)
+	}
+	it := take(t, v, path)
+	if err := kept(); err == nil {
+		t.Error("it still runs by a descriptor that was kept")
+	}
+	restore(t, v, it.ID, RestoreOptions{})
+	if err := exec.Command(path).Run(); err != nil {
+		t.Errorf("restored, it does not run: %v", err)
+	}
 }
 
 func TestPurge(t *testing.T) {
