@@ -286,12 +286,18 @@ func (c *containment) look(ctx context.Context) error {
 		c.add(found...)
 		vouched = complete
 	}
-	if err := c.running(ctx); err != nil {
-		return err
+	if !vouched {
+		if err := c.search(ctx); err != nil {
+			return err
+		}
 	}
-	if vouched {
-		return nil
-	}
+	// Last: a copy that was found tells the size, which spares reading nearly
+	// all that runs.
+	return c.running(ctx)
+}
+
+// search adds the copies that lie where the index cannot vouch.
+func (c *containment) search(ctx context.Context) error {
 	res, err := index.Search(ctx, index.SearchConfig{
 		Roots: c.searchRoots(), Skip: c.ownFolders(), Hash: c.File, Size: c.size(), Log: c.log,
 	})
@@ -707,7 +713,11 @@ func (c *containment) prove(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	point, err := c.stillMounted()
+	if err == nil && point != "" {
+		err = fail(order.Partial, "a sealed file is still mounted at %q: unmount it, and order again", point)
+	}
+	return err
 }
 
 // at returns the identity of what lies at a path, without following a link.
