@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -70,8 +71,10 @@ func hostiles() []hostile {
 // innocent is harmed, and what is called proven has no survivor.
 func TestBattery(t *testing.T) {
 	bin := runner(t)
-	seeds := 3
-	if testing.Short() {
+	seeds := 2 // STAUNCH_SEEDS=50 for a long run
+	if n, err := strconv.Atoi(os.Getenv("STAUNCH_SEEDS")); err == nil {
+		seeds = n
+	} else if testing.Short() {
 		seeds = 1
 	}
 	for _, rung := range []string{RungBPF, RungFreeze, RungConnector, RungBestEffort} {
@@ -118,7 +121,7 @@ func battle(t *testing.T, h *Holder, bin []byte, x hostile, seed int) tally {
 		innocents = append(innocents, k.innocent(twin))
 	}
 	x.start(k, evil)
-	waitFor(t, "signs of life", func() bool { return k.beats() > uint64(3+5*seed) })
+	waitFor(t, "signs of life", func() bool { return k.beats() > uint64(3+5*(seed%10)) })
 
 	d, err := h.Arm(target)
 	if err != nil {

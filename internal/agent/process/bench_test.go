@@ -130,7 +130,7 @@ func BenchmarkPass(b *testing.B) {
 		b.Run(fmt.Sprintf("proc/deep=%v", deep), func(b *testing.B) {
 			for b.Loop() {
 				l := h.newLook(d.judge)
-				if err := each(b.Context(), pids, func(pid int) { l.examine(pid, deep) }); err != nil {
+				if err := h.each(b.Context(), pids, func(pid int) { l.examine(pid, deep) }); err != nil {
 					b.Fatal(err)
 				}
 			}

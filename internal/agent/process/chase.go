@@ -120,7 +120,7 @@ func (c *pursuit) examine(ctx context.Context) error {
 	pids = slices.Compact(pids)
 	var mu sync.Mutex
 	var again []int
-	err := each(ctx, pids, func(pid int) {
+	err := c.d.h.each(ctx, pids, func(pid int) {
 		got := c.d.take(c.look, pid, true, unix.SIGKILL)
 		now := monotonic()
 		mu.Lock()

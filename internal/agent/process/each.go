@@ -23,7 +23,7 @@ const (
 // that is away, a scanner that does not answer. Whoever is caught in it holds
 // up nobody else, and when ctx ends he is left behind; do must therefore bear
 // to be still at work after each has returned an error.
-func each(ctx context.Context, pids []int, do func(int)) error {
+func (h *Holder) each(ctx context.Context, pids []int, do func(int)) error {
 	next := make(chan int, len(pids))
 	for _, pid := range pids {
 		next <- pid
@@ -32,6 +32,8 @@ func each(ctx context.Context, pids []int, do func(int)) error {
 	var handled atomic.Int64
 	var workers sync.WaitGroup
 	work := func() {
+		h.working.Add(1)
+		defer h.working.Add(-1)
 		for pid := range next {
 			if ctx.Err() != nil {
 				return
@@ -72,4 +74,15 @@ func each(ctx context.Context, pids []int, do func(int)) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// idle waits until nobody is at work any more, for two seconds at most.
+func (h *Holder) idle() bool {
+	for range 2000 {
+		if h.working.Load() == 0 {
+			return true
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return false
 }

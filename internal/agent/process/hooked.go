@@ -84,20 +84,9 @@ func (h *Holder) dropHooks() error {
 	return err
 }
 
-// close waits for the workers, but not for one that the kernel holds in an
-// open which nobody answers.
 func (w *watcher) close() {
 	w.stop()
-	done := make(chan struct{})
-	go func() {
-		w.workers.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(2 * time.Second):
-		w.h.cfg.Log.Warn("a worker is held up in opening a file and is left behind")
-	}
+	w.workers.Wait()
 }
 
 func (w *watcher) work(ctx context.Context) {
@@ -106,9 +95,11 @@ func (w *watcher) work(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case e := <-w.queue:
+			w.h.working.Add(1)
 			for _, d := range w.h.armed() {
 				d.event(e)
 			}
+			w.h.working.Add(-1)
 			w.pending.Add(-1)
 		}
 		if w.overflow.Swap(false) {
@@ -126,7 +117,7 @@ func (w *watcher) sweep(ctx context.Context) {
 	}
 	for _, d := range w.h.armed() {
 		l := w.h.newLook(d.judge)
-		_ = each(ctx, pids, func(pid int) { d.take(l, pid, true, unix.SIGKILL) }) // an end of ctx is our own
+		_ = w.h.each(ctx, pids, func(pid int) { d.take(l, pid, true, unix.SIGKILL) }) // an end of ctx is our own
 	}
 }
 
@@ -219,7 +210,7 @@ func (d *Hold) pass(ctx context.Context, l *look) (int, error) {
 		sure[p.pid] = p.denied
 	}
 	var fresh atomic.Int64
-	err = each(ctx, numbers(pids), func(pid int) {
+	err = d.h.each(ctx, numbers(pids), func(pid int) {
 		take := d.take
 		if sure[pid] {
 			take = d.seize

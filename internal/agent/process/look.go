@@ -49,7 +49,7 @@ func (l *look) all(ctx context.Context, keep func(*Match, *finding)) ([]Match, e
 	}
 	var mu sync.Mutex
 	var all []Match
-	err = each(ctx, pids, func(pid int) {
+	err = l.h.each(ctx, pids, func(pid int) {
 		f := l.examine(pid, true)
 		if f == nil {
 			return

@@ -24,6 +24,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +62,8 @@ type Holder struct {
 	why     string   // why the rung is the one it is
 	rung    string
 
-	freezing sync.Mutex // one freeze at a time on this machine's groups
+	working  atomic.Int64 // goroutines that examine processes
+	freezing sync.Mutex   // one freeze at a time on this machine's groups
 
 	mu    sync.Mutex
 	holds map[*Hold]struct{} // armed and not released
@@ -103,10 +105,18 @@ func New(cfg Config) (*Holder, error) {
 // Rung returns the rung in use and the reason for it.
 func (h *Holder) Rung() (rung, why string) { return h.rung, h.why }
 
-// Close releases every hold and takes the hooks out of the kernel.
+// Close releases every hold and takes the hooks out of the kernel. If one of
+// its goroutines is held up in opening a file that nobody lets it open, Close
+// says so and leaves it what it uses.
 func (h *Holder) Close() error {
 	for _, d := range h.armed() {
 		d.Release()
+	}
+	if h.watcher != nil {
+		h.watcher.stop()
+	}
+	if !h.idle() {
+		return errors.New("cannot close the holder of processes: opening a process's file is being held up by another program")
 	}
 	return errors.Join(h.dropHooks(), h.proc.close())
 }

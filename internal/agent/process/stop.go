@@ -95,7 +95,7 @@ func (d *Hold) alive(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	found := make(chan int, len(pids))
-	err = each(ctx, pids, func(pid int) {
+	err = d.h.each(ctx, pids, func(pid int) {
 		if f := l.examine(pid, false); f != nil {
 			closeFile(f.file)
 			found <- pid
@@ -117,7 +117,7 @@ func (d *Hold) candidates() ([]int, error) {
 // many had not met the signal before.
 func (d *Hold) sweep(ctx context.Context, l *look, pids []int, sig unix.Signal) (int, error) {
 	found := make(chan int, len(pids))
-	err := each(ctx, pids, func(pid int) {
+	err := d.h.each(ctx, pids, func(pid int) {
 		if d.take(l, pid, true, sig) == news {
 			found <- pid
 		}
