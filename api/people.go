@@ -83,3 +83,27 @@ type DeviceGroupChange struct {
 	Rules       *[]string `json:"rules,omitempty"`
 	Access      *[]string `json:"access,omitempty"`
 }
+
+// CommandLineApp is the id of the application that staunch login signs people in
+// through. Every server knows it without registration: it is public, it has no
+// permission of its own, and it gets codes by device code alone.
+const CommandLineApp = "57a0c4c1-1e00-4000-8000-00c11a4d1e00"
+
+// DeviceCode is the answer of the token service's devicecode endpoint.
+type DeviceCode struct {
+	DeviceCode string `json:"device_code"`
+	UserCode   string `json:"user_code"`
+	URI        string `json:"verification_uri"`
+	ExpiresIn  int64  `json:"expires_in"` // seconds
+	Interval   int64  `json:"interval"`   // seconds between two polls
+	Message    string `json:"message"`
+}
+
+// Tokens is the answer of the token service's v2.0 token endpoint.
+type Tokens struct {
+	AccessToken  string `json:"access_token"`
+	ExpiresIn    int64  `json:"expires_in"` // seconds
+	RefreshToken string `json:"refresh_token"`
+	IDToken      string `json:"id_token"`
+	Scope        string `json:"scope"`
+}

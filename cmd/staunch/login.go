@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +15,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"staunch/api"
 	"staunch/client"
 	"staunch/internal/cli"
 	"staunch/internal/durable"
@@ -25,8 +28,13 @@ type profile struct {
 	URL          string `json:"url"`
 	TenantID     string `json:"tenantId"`
 	ClientID     string `json:"clientId"`
-	ClientSecret string `json:"clientSecret"`
+	ClientSecret string `json:"clientSecret,omitempty"` // of an application
 	CAFile       string `json:"caFile,omitempty"`
+
+	// Of a person who signed in.
+	AccessToken  string    `json:"accessToken,omitempty"`
+	RefreshToken string    `json:"refreshToken,omitempty"`
+	Ends         time.Time `json:"ends,omitzero"` // of the access token
 }
 
 // profiles is the file of them: readable by its owner alone, because a secret
@@ -97,7 +105,10 @@ func (n profileName) client() (*client.Client, error) {
 		if name != "" {
 			err = fmt.Errorf("there is no profile %q; there are: %s", name, strings.Join(slices.Sorted(maps.Keys(p.Profiles)), ", "))
 		}
-		return nil, &cli.Hinted{Err: err, Hint: "staunch login URL --client-id ID --client-secret-stdin"}
+		return nil, &cli.Hinted{Err: err, Hint: "staunch login URL"}
+	}
+	if use.RefreshToken != "" {
+		return client.New(client.Config{URL: use.URL, CAFile: use.CAFile, TokenSource: signedIn{name}})
 	}
 	return use.client()
 }
@@ -108,8 +119,8 @@ func (p profile) client() (*client.Client, error) {
 
 type loginCmd struct {
 	URL               string `arg:"" help:"The server, as in https://staunch.example:8443."`
-	ClientID          string `required:"" help:"The app's id." env:"STAUNCH_CLIENT_ID" placeholder:"GUID"`
-	ClientSecretStdin bool   `required:"" help:"Read the app's secret from standard input."`
+	ClientID          string `help:"Log in as an app, with its secret; or sign in as a person through it. Default: as a person, through this command line." env:"STAUNCH_CLIENT_ID" placeholder:"GUID"`
+	ClientSecretStdin bool   `help:"Read the app's secret from standard input."`
 	Tenant            string `help:"Tenant id. Default: the server's only one." default:"common" placeholder:"GUID"`
 	CA                string `name:"ca" help:"PEM file of the authority that signed the server's certificate. Default: the system's." type:"existingfile" placeholder:"FILE"`
 	As                string `help:"Name of the profile. Default: the server's host name." placeholder:"NAME"`
@@ -117,23 +128,29 @@ type loginCmd struct {
 
 // Run proves that the caller is known before it keeps the profile.
 func (c loginCmd) Run(ctx context.Context, out cli.Output) error {
-	secret, err := cli.ReadSecret("client secret: ")
-	if err != nil {
-		return err
+	if c.ClientSecretStdin && c.ClientID == "" {
+		return &cli.Coded{Code: cli.Usage, Err: errors.New("--client-secret-stdin needs --client-id")}
 	}
-	p := profile{URL: strings.TrimSuffix(c.URL, "/"), TenantID: c.Tenant, ClientID: c.ClientID, ClientSecret: secret}
+	p := profile{URL: strings.TrimSuffix(c.URL, "/"), TenantID: c.Tenant, ClientID: cmp.Or(c.ClientID, api.CommandLineApp)}
+	var err error
+	if c.ClientSecretStdin {
+		if p.ClientSecret, err = cli.ReadSecret("client secret: "); err != nil {
+			return err
+		}
+	}
 	if c.CA != "" {
 		if p.CAFile, err = filepath.Abs(c.CA); err != nil {
 			return err
 		}
 	}
-	api, err := p.client()
+	if p, err = c.prove(ctx, p); err != nil {
+		return err
+	}
+	unlock, err := lockProfiles(ctx)
 	if err != nil {
 		return err
 	}
-	if err := api.Login(ctx); err != nil {
-		return err
-	}
+	defer unlock()
 	all, err := readProfiles()
 	if err != nil {
 		return err
@@ -149,4 +166,16 @@ func (c loginCmd) Run(ctx context.Context, out cli.Output) error {
 	return out.Print(map[string]string{"profile": name, "url": p.URL}, func(w writer) {
 		fmt.Fprintf(w, "logged in to %s as profile %s\n", p.URL, name)
 	})
+}
+
+// prove gets a token as the caller of the profile.
+func (c loginCmd) prove(ctx context.Context, p profile) (profile, error) {
+	if !c.ClientSecretStdin {
+		return p.signIn(ctx)
+	}
+	server, err := p.client()
+	if err != nil {
+		return p, err
+	}
+	return p, server.Login(ctx)
 }

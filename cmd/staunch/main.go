@@ -94,7 +94,7 @@ var hints = map[api.Code]string{
 	api.OSPlatformNotSupported:     "no agent on that device can do this",
 	api.ClientVersionNotSupported:  "update the agent on that device",
 	api.ActiveRequestAlreadyExists: "follow the one under way: staunch actions --filter \"status eq 'Pending' or status eq 'InProgress'\"",
-	api.Unauthorized:               "log in again: staunch login URL --client-id ID --client-secret-stdin",
+	api.Unauthorized:               "log in again: staunch login URL",
 	api.Forbidden:                  "ask the administrator for the permission the message names",
 	api.DisabledFeature:            "an administrator has switched this off",
 	api.DisallowedOperation:        "the message says which rule forbids it",

@@ -102,7 +102,7 @@ func (s *Service) lookup(ctx context.Context, id string) (App, *refusal) {
 		return App{}, unknown
 	}
 	unknown.client = id
-	app, err := s.cfg.Store.App(ctx, id)
+	app, err := s.find(ctx, id)
 	switch {
 	case api.CodeOf(err) == api.ResourceNotFound:
 		return App{}, unknown

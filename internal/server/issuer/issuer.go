@@ -79,7 +79,7 @@ func (s *Service) Keys() jose.JSONWebKeySet { return s.current().Public() }
 // Enabled reports whether the application is registered and not disabled: what
 // a verifier asks of it.
 func (s *Service) Enabled(ctx context.Context, id string) (bool, error) {
-	a, err := s.cfg.Store.App(ctx, id)
+	a, err := s.find(ctx, id)
 	switch {
 	case api.CodeOf(err) == api.ResourceNotFound:
 		return false, nil
@@ -87,4 +87,13 @@ func (s *Service) Enabled(ctx context.Context, id string) (bool, error) {
 		return false, err
 	}
 	return !a.Disabled, nil
+}
+
+// find returns an application by id: one that is registered, or the command line,
+// which people sign in through without that.
+func (s *Service) find(ctx context.Context, id string) (App, error) {
+	if id == api.CommandLineApp && s.cfg.People != nil {
+		return App{ID: id, Name: "Staunch command line", Public: true, Delegated: auth.Permissions()}, nil
+	}
+	return s.cfg.Store.App(ctx, id)
 }
