@@ -317,12 +317,16 @@ func (c *containment) searchRoots() []string {
 	return c.roots
 }
 
-// size is the content's size in bytes once a copy has told it, else -1.
+// size is the content's size in bytes once a copy has told it, one in the vault
+// included, else -1.
 func (c *containment) size() int64 {
-	if len(c.copies) == 0 {
-		return -1
+	if len(c.copies) > 0 {
+		return c.copies[0].Sum.Size
 	}
-	return c.copies[0].Sum.Size
+	if items, err := c.sealed(c.File); err == nil && len(items) > 0 {
+		return items[0].Size
+	}
+	return -1
 }
 
 // lookup asks the index, after it has taken in all that happened before. It
