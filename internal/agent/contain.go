@@ -717,6 +717,7 @@ func (c *containment) prove(ctx context.Context) error {
 			}
 		}
 	}
+	c.receipt.NotCovered = merge(c.receipt.NotCovered, foreign())
 	point, err := c.stillMounted()
 	if err == nil && point != "" {
 		err = fail(order.Partial, "a sealed file is still mounted at %q: unmount it, and order again", point)
