@@ -253,22 +253,25 @@ func (c *containment) find(ctx context.Context) error {
 	if err := c.look(ctx); err != nil {
 		return err
 	}
-	if len(c.copies) > 0 {
-		return c.conflict()
-	}
-	// Nothing is there, but it was: by an earlier order, or by this one before
-	// the agent was interrupted. The gate, the processes and the proof are
-	// still due.
 	sealed, err := c.sealed(c.File)
 	if err != nil {
 		return err
 	}
 	for _, item := range sealed {
-		if item.Order != c.ID {
+		switch {
+		case item.Order == c.ID: // before the agent was interrupted
+		case len(c.copies) == 0:
 			c.receipt.Code = order.AlreadyQuarantined
+		default: // somebody else's account
+			continue
 		}
 		c.receipt.Copies = append(c.receipt.Copies, copyOf(item))
 	}
+	if len(c.copies) > 0 {
+		return c.conflict()
+	}
+	// Nothing is there, but it was: the gate, the processes and the proof are
+	// still due.
 	if len(sealed) > 0 {
 		return nil
 	}
