@@ -198,19 +198,19 @@ func unlinkSame(dir *os.File, base string, s *stage, item string, n int, id inod
 	return settle(to, to.name(item, n), dir, base, item, id)
 }
 
-// settle removes a name that was moved to staging if it is the file's, else it
-// goes back.
+// settle removes a name that was moved to staging if it is the file's. If it is
+// another's, or cannot be removed, it goes back: in staging nobody would look
+// for it once the intent is closed.
 func settle(s *stage, staged string, dir *os.File, base, item string, id inode.ID) error {
 	there, err := idAt(s.dir, staged)
-	if err != nil {
-		return err
+	if err == nil && there == id {
+		if err = unix.Unlinkat(int(s.dir.Fd()), staged, 0); err == nil {
+			return nil
+		}
 	}
-	if there == id {
-		return unix.Unlinkat(int(s.dir.Fd()), staged, 0)
+	as, backErr := moveBack(s.dir, staged, dir, base, item)
+	if backErr == nil && as != base {
+		backErr = &ElsewhereError{Path: order.TextOf(dir.Name() + "/" + as), Why: "another file had the name, or it could not be removed, and the name was taken again meanwhile"}
 	}
-	as, err := moveBack(s.dir, staged, dir, base, item)
-	if err == nil && as != base {
-		err = &ElsewhereError{Path: order.TextOf(dir.Name() + "/" + as), Why: "another file had the name, and it was taken again meanwhile"}
-	}
-	return err
+	return errors.Join(err, backErr)
 }
