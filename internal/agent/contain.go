@@ -250,11 +250,14 @@ func (c *containment) close() {
 // find gathers every copy: what the index knows, what runs, and, where the
 // index cannot vouch for the rest, what a search turns up.
 func (c *containment) find(ctx context.Context) error {
-	if err := c.look(ctx); err != nil {
-		return err
-	}
 	sealed, err := c.sealed(c.File)
 	if err != nil {
+		return err
+	}
+	if len(sealed) > 0 {
+		c.inVault = sealed[0].Size
+	}
+	if err := c.look(ctx); err != nil {
 		return err
 	}
 	for _, item := range sealed {
@@ -326,8 +329,8 @@ func (c *containment) size() int64 {
 	if len(c.copies) > 0 {
 		return c.copies[0].Sum.Size
 	}
-	if items, err := c.sealed(c.File); err == nil && len(items) > 0 {
-		return items[0].Size
+	if c.inVault > 0 {
+		return c.inVault
 	}
 	return -1
 }
@@ -586,7 +589,7 @@ func (c *containment) take(ctx context.Context) error {
 		}
 	}
 	todo := c.open()
-	c.each(todo, func(t *taken) { t.err = c.takeOne(ctx, t); t.doneNs = c.since() })
+	c.takeAll(ctx, todo)
 	all, left, moved := len(todo), 0, 0
 	var firstErr error
 	for _, t := range todo {
