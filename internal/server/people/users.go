@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"staunch/api"
@@ -24,7 +25,7 @@ func ParseUPN(s string) (string, error) {
 	if upn == "" {
 		return "", api.Errorf(api.MissingRequiredParameter, "The user has no name")
 	}
-	if len(upn) > 254 || !utf8.ValidString(upn) || !upnForm.MatchString(upn) {
+	if len(upn) > 254 || !utf8.ValidString(upn) || strings.ContainsFunc(upn, func(r rune) bool { return !unicode.IsPrint(r) }) || !upnForm.MatchString(upn) {
 		return "", api.Errorf(api.InvalidInput, "%q is not a user name of the form user@domain", clip(s))
 	}
 	return upn, nil

@@ -107,6 +107,8 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"device groups by rule and rank", testDeviceGroups},
 		{"devices are in their group whatever changes", testDeviceGroupsRace},
 		{"lists show what may be seen", testReach},
+		{"apps change", testAppChange},
+		{"grants are redeemed once", testGrants},
 		{"text that cannot be kept is refused", testBadText},
 		{"any other text is kept", testGoodText},
 		{"large values", testLimits},
