@@ -5,7 +5,7 @@ GO ?= go
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: check setup fmt lint vuln test build bench generate vmtest
+.PHONY: check setup fmt lint vuln test build bench inject generate vmtest
 
 check: setup fmt-check lint vuln test
 
@@ -48,3 +48,8 @@ vmtest:
 
 generate:
 	$(GO) generate ./...
+
+# Every system call of a containment and of a restore, killed at and failed in
+# every way: hours. A sample of it is part of `test`.
+inject:
+	$(GO) test -count=1 -v -timeout 12h ./test/inject -inject.all
