@@ -101,6 +101,8 @@ var walls = []wall{
 	{"internal/order", nil, "staunch/internal/agent/...", "the shared words belong to both sides"},
 	{"internal/server/action", nil, "net/http", "the domain knows no HTTP"},
 	{"internal/server/device", nil, "net/http", "the domain knows no HTTP"},
+	{"internal/server/people", nil, "net/http", "the domain knows no HTTP"},
+	{"internal/server/people", nil, "database/sql", "the domain knows no SQL"},
 	{"internal/server/action", nil, "database/sql", "the domain knows no SQL"},
 	{"internal/server/device", nil, "database/sql", "the domain knows no SQL"},
 	{"...", []string{"internal/server/store", "internal/agent/index"}, "modernc.org/sqlite", "SQL lives in the stores"},

@@ -96,6 +96,8 @@ type claims struct {
 	UPN      string           `json:"upn"`
 	Name     string           `json:"preferred_username"`
 	ObjectID string           `json:"oid"`
+
+	key string // the id of the key that signed it
 }
 
 // New makes a Verifier.
@@ -193,6 +195,7 @@ func (v *Verifier) open(token string) (claims, error) {
 		v.cfg.Log.Debug("token_unreadable", "error", err)
 		return claims{}, unauthorized("The access token cannot be read")
 	}
+	cl.key = tok.Headers[0].KeyID
 	return cl, nil
 }
 
@@ -203,7 +206,10 @@ func isAlgorithm(err error) bool {
 
 func (v *Verifier) check(cl claims) error {
 	now := v.cfg.Now()
+	keys := v.cfg.Keys()
 	switch {
+	case len(keys.Key(cl.key)) == 0: // a key that was taken away ends what it signed
+		return unauthorized("The access token is signed by a key that is not known here any more: get a new one")
 	case cl.Expires == nil:
 		return unauthorized("The access token has no expiry (exp)")
 	case !now.Before(cl.Expires.Time().Add(Leeway)):

@@ -365,6 +365,20 @@ func TestCachedTokenEnds(t *testing.T) {
 	})
 }
 
+// What a key signed ends when the key is taken away, also what was seen before.
+func TestKeyTakenAway(t *testing.T) {
+	keys := keySet()
+	v := newVerifier(t, func(c *Config) { c.Keys = func() jose.JSONWebKeySet { return keys } })
+	tok := sign(t, jose.RS256, testKey(), "k1", appClaims(time.Now()))
+	if _, err := v.Verify(t.Context(), tok); err != nil {
+		t.Fatal(err)
+	}
+	keys = jose.JSONWebKeySet{}
+	if _, err := v.Verify(t.Context(), tok); api.CodeOf(err) != api.Unauthorized || !strings.Contains(err.Error(), "not known here any more") {
+		t.Errorf("Verify = %v", err)
+	}
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	c := cache[int, int]{size: 10}
 	for i := range 1000 {
