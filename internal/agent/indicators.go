@@ -37,12 +37,14 @@ type policy struct {
 	*Agent
 	dir string
 
-	applying sync.Mutex // one list at a time is put in force
+	taking   sync.Mutex // one list at a time is taken
+	applying sync.Mutex // and put in force
 
 	mu       sync.Mutex
 	set      order.RuleSet   // in force; guarded by mu
 	sha1s    []rule1         // of it, sorted; guarded by mu
 	sha256s  []rule256       // likewise
+	newest   order.RuleSet   // that was taken, or is about to be; guarded by mu
 	coming   *incoming       // a list whose parts are on their way; guarded by mu
 	busy     map[string]bool // contents being contained; guarded by mu
 	failed   map[string]time.Time
@@ -180,13 +182,22 @@ func (p *policy) next() *order.RulesWanted {
 		}
 		return want
 	}
-	p.coming = nil
+	p.coming, p.newest = nil, c.set
 	p.work.Go(func() { p.take(c) })
 	return nil
 }
 
-// take keeps a list, puts it in force and tells the server.
+// take keeps a list, puts it in force and tells the server. When another has
+// come meanwhile, that one will do: its parts are here too.
 func (p *policy) take(c *incoming) {
+	p.taking.Lock()
+	defer p.taking.Unlock()
+	p.mu.Lock()
+	stale := p.newest.Version > c.set.Version || p.newest.Version == c.set.Version && p.newest.Issued.After(c.set.Issued)
+	p.mu.Unlock()
+	if stale {
+		return
+	}
 	answer := order.RulesWanted{Version: c.set.Version}
 	b, err := json.Marshal(c.envelope)
 	if err == nil {
@@ -210,15 +221,29 @@ func (p *policy) take(c *incoming) {
 	}
 }
 
-// tidy removes parts that no list names any more.
+// tidy removes parts that no list names any more, neither this one nor one on its way.
 func (p *policy) tidy(set order.RuleSet) {
+	keep := map[string]bool{}
+	for _, d := range set.Parts {
+		keep[d] = true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock() // nothing comes meanwhile
+	for _, d := range p.newest.Parts {
+		keep[d] = true
+	}
+	if p.coming != nil {
+		for _, d := range p.coming.set.Parts {
+			keep[d] = true
+		}
+	}
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
 		return // the next list tries again
 	}
 	for _, e := range entries {
 		digest, ok := strings.CutSuffix(e.Name(), ".json")
-		if ok && order.ValidDigest(digest) && !slices.Contains(set.Parts, digest) {
+		if ok && order.ValidDigest(digest) && !keep[digest] {
 			if err := durable.Remove(filepath.Join(p.dir, e.Name())); err != nil {
 				p.log.Warn("an old part of the standing rules stays", "error", err)
 			}

@@ -53,7 +53,7 @@ type conn struct {
 	rules        string    // the word of the list of rules that was sent last
 	rulesVersion int64     //
 	rulesSent    time.Time // or heard of
-	rulesDone    bool      // it is in force on the device, or refused
+	rulesDone    bool      // it is in force on the device
 	rulesDirty   bool      // there may be another list
 	offering     bool      // a goroutine is at it
 }

@@ -99,8 +99,8 @@ func (c *conn) wanted(ctx context.Context, w order.RulesWanted) error {
 	}
 	c.mu.Lock()
 	c.rulesSent = c.g.Now() // it is at work on them
-	if w.Version == c.rulesVersion && (len(w.Parts) == 0 || w.Refused != "") {
-		c.rulesDone = true
+	if w.Version == c.rulesVersion && len(w.Parts) == 0 {
+		c.rulesDone = w.Refused == "" // else they are offered again, by and by
 	}
 	c.mu.Unlock()
 	if w.Refused != "" {

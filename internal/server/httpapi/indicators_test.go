@@ -75,6 +75,7 @@ func TestSubmitIndicator(t *testing.T) {
 		bad("severity enum", map[string]any{"severity": "Extreme"}, api.InvalidInput, "severity"),
 		bad("FileSha1 of another length", map[string]any{"indicatorValue": testSHA256}, api.InvalidHashValue, "is invalid"),
 		bad("FileSha256 not hex", map[string]any{"indicatorType": "FileSha256", "indicatorValue": strings.Repeat("g", 64)}, api.InvalidHashValue, "is invalid"),
+		bad("FileSha1 of nothing but zeros", map[string]any{"indicatorValue": strings.Repeat("0", 40)}, api.InvalidHashValue, "is invalid"),
 		bad("the empty file", map[string]any{"indicatorValue": "da39a3ee5e6b4b0d3255bfef95601890afd80709"}, api.DisallowedOperation, "empty file"),
 		bad("CIDR not supported", map[string]any{"indicatorType": "IpAddress", "indicatorValue": "10.0.0.0/8"}, api.InvalidIPAddress, "is invalid"),
 		bad("domain", map[string]any{"indicatorType": "DomainName", "indicatorValue": "no spaces.example"}, api.InvalidDomainName, "is invalid"),

@@ -165,6 +165,9 @@ func digest(s string, digits int) (string, error) {
 	if _, err := hex.DecodeString(s2); err != nil || len(s2) != digits {
 		return "", api.Errorf(api.InvalidHashValue, "Hash value %.128s is invalid.", s)
 	}
+	if strings.Trim(s2, "0") == "" {
+		return "", api.Errorf(api.InvalidHashValue, "Hash value %s is invalid.", s)
+	}
 	if h, err := filehash.Parse(s2); err == nil && h.Empty() {
 		return "", api.Errorf(api.DisallowedOperation, "%s names the empty file, which countless harmless files are: there can be no rule about it.", s2)
 	}

@@ -102,10 +102,7 @@ func (s *Service) set(ctx context.Context, group string) (*set, error) {
 
 // compose resolves what holds for a device group and cuts it into parts.
 func compose(all []Indicator, group string, version int64) (*set, error) {
-	rules, err := resolve(all, group)
-	if err != nil {
-		return nil, err
-	}
+	rules := resolve(all, group)
 	made := &set{version: version, rules: len(rules), data: map[string][]byte{}, parts: []string{}}
 	for _, r := range rules {
 		if !r.Expires.IsZero() && (made.until.IsZero() || r.Expires.Before(made.until)) {
@@ -170,7 +167,7 @@ func buckets(rules []order.Rule) [][]order.Rule {
 // resolve leaves one rule for each hash: that of the device's group before that
 // of all devices, and among equals the one that wins a conflict. Of two hashes
 // of one file, the device lets SHA-256 decide.
-func resolve(all []Indicator, group string) ([]order.Rule, error) {
+func resolve(all []Indicator, group string) []order.Rule {
 	type choice struct {
 		in   *Indicator
 		mine bool // of the group
@@ -190,16 +187,15 @@ func resolve(all []Indicator, group string) ([]order.Rule, error) {
 	}
 	rules := make([]order.Rule, 0, len(best))
 	for _, c := range best {
-		r, err := rule(*c.in)
-		if err != nil {
-			return nil, err
+		// One that no device could follow must not keep it from the others.
+		if r, err := rule(*c.in); err == nil && !r.File().IsZero() && !r.File().Empty() {
+			rules = append(rules, r)
 		}
-		rules = append(rules, r)
 	}
 	slices.SortFunc(rules, func(a, b order.Rule) int {
 		return cmp.Or(strings.Compare(a.SHA256.String(), b.SHA256.String()), strings.Compare(a.SHA1.String(), b.SHA1.String()))
 	})
-	return rules, nil
+	return rules
 }
 
 // precedes tells which of two rules about one hash wins: refusing before
