@@ -71,6 +71,7 @@ type containment struct {
 	begun   time.Time // carries the monotonic clock
 	receipt order.Receipt
 	copies  []*taken
+	inVault int64 // the content's size in bytes, where an item has it; else 0
 	sums    *sums
 	armed   *process.Hold         // from hold on
 	seen    []persistence.Process // processes that ran the file, as they were
@@ -547,18 +548,34 @@ func (c *containment) target() process.Target {
 	return t
 }
 
-// hold kills every match by a method that forking does not outrun.
-func (c *containment) hold(ctx context.Context) (err error) {
-	if c.armed == nil {
-		if c.armed, err = c.holder.Arm(c.target()); err != nil {
+// arm begins to hold what is known, and what was found since. A copy that
+// changes all the time must not keep the others from being held.
+func (c *containment) arm() (err error) {
+	again := c.armed != nil
+	if !again {
+		t := c.target()
+		t.Copies = nil
+		if c.armed, err = c.holder.Arm(t); err != nil {
 			return fail(order.ProcessRunning, "cannot hold the processes: %w", err)
 		}
-	} else {
-		for _, t := range c.open() {
-			if err := c.armed.Add(process.Copy{File: t.File, Stat: t.Stat}); err != nil {
-				c.note("the hold has no rule for file %s itself: %v", t.Stat.ID, err)
-			}
+	}
+	for _, t := range c.open() {
+		err := c.armed.Add(process.Copy{File: t.File, Stat: t.Stat})
+		switch {
+		case err == nil:
+		case again, errors.Is(err, process.ErrOther):
+			c.note("the hold has no rule for file %s itself: %v", t.Stat.ID, err)
+		default:
+			return fail(order.ProcessRunning, "cannot hold the processes: %w", err)
 		}
+	}
+	return nil
+}
+
+// hold kills every match by a method that forking does not outrun.
+func (c *containment) hold(ctx context.Context) (err error) {
+	if err := c.arm(); err != nil {
+		return err
 	}
 	res, err := c.armed.Stop(ctx)
 	c.receipt.Rung, c.receipt.HeldProven = res.Rung, res.Proven
