@@ -56,6 +56,10 @@ type pin struct {
 // maxMet bounds the matches that are remembered one by one.
 const maxMet = 10_000
 
+// ErrOther says that a file given as a copy has another content by now. Should
+// it change back, it is recognised by content like those nobody knew.
+var ErrOther = errors.New("its content is not the target's any more")
+
 // Arm begins to hold a target: from its return on, with the bpf rung, whatever
 // executes a known copy is killed before its first instruction, other copies
 // are recognised by content as they are executed, and no match can fork.
@@ -113,7 +117,7 @@ func (d *Hold) deny(f *os.File) error {
 		return err
 	}
 	if !yes {
-		return fmt.Errorf("cannot hold %s: its content is not the target's any more", f.Name())
+		return fmt.Errorf("cannot hold %s: %w", f.Name(), ErrOther)
 	}
 	if pid := d.h.sparedRunner(st.ID); pid != 0 {
 		return fmt.Errorf("cannot hold %s: process %d runs it, which is init or the agent's own", f.Name(), pid)
