@@ -251,6 +251,13 @@ func (w *world) content(state string) (all string) {
 func TestBadHash(t *testing.T) {
 	needsRoot(t)
 	w := newWorld(t, false)
+	// The search is limited to the scratch disk, so the shell itself is found
+	// only because it runs.
+	shell := exec.Command("/bin/sh", "-c", "read line; :")
+	stdin, err := shell.StdinPipe()
+	must(t, err)
+	must(t, shell.Start())
+	defer func() { _, _ = stdin.Close(), shell.Wait() }()
 	pid1, err := os.Readlink("/proc/1/exe")
 	if err != nil {
 		pid1 = ""
@@ -264,7 +271,7 @@ func TestBadHash(t *testing.T) {
 		{"no hash", "", "neither a SHA-1 (40 hex digits), a SHA-256 (64) nor a file", []string{strings.Repeat("ab", 19)}, 2},
 		{"a folder", "", "it is not a regular file", []string{w.disk}, 1},
 		{"every empty file", os.DevNull, "", nil, 3},
-		{"the shell", "/bin/sh", "", nil, 3},
+		{"the shell, that runs", "/bin/sh", "", nil, 3},
 		{"the C library", library(t, "libc.so.6"), "", nil, 3},
 		{"the loader", library(t, "ld-linux"), "", nil, 3},
 		{"pid 1", pid1, "", nil, 3},
@@ -374,7 +381,7 @@ func TestNoPrivileges(t *testing.T) {
 	needsRoot(t)
 	w := newWorld(t, false)
 	as := &syscall.Credential{Uid: 4321, Gid: 4321}
-	if r := w.runAs(as, agentPath, "status", "--state", w.state); r.code != 1 || !strings.Contains(r.stderr, "run as root, or give a folder of your own with --state") {
+	if r := w.runAs(as, agentPath, "status", "--state", w.state); r.code != 1 || !strings.Contains(r.stderr, "it belongs to user 0, and this runs as user 4321; run it as the owner, or choose another folder with --state") {
 		t.Errorf("root's state: %s", r)
 	}
 	own := filepath.Join(w.dir, "own")
