@@ -33,6 +33,9 @@ type commands struct {
 	Stop       stopCmd       `cmd:"" help:"Stop and quarantine a file on a device."`
 	Actions    actionsCmd    `cmd:"" help:"See, follow and cancel machine actions."`
 	Quarantine quarantineCmd `cmd:"" help:"See, restore and purge what lies in the devices' vaults."`
+	Indicators indicatorsCmd `cmd:"" help:"See and set standing rules about files."`
+	Files      filesCmd      `cmd:"" help:"What the devices have met of a file."`
+	Alerts     alertsCmd     `cmd:"" help:"List alerts, newest first."`
 	Audit      auditCmd      `cmd:"" help:"Read and verify the audit log."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for bash, zsh or fish."`
