@@ -32,8 +32,12 @@ type agent struct {
 	err  error // after done
 }
 
-// startAgent runs the agent over the world's disks and waits until its index
-// vouches for them.
+// patience is how long the index may take to vouch for the disks. It never
+// does while a foe renames without end, and then the order must do without.
+const patience = 4 * time.Second
+
+// startAgent runs the agent over the world's disks and waits until it answers
+// and its index vouches for them.
 func (w *world) startAgent() {
 	w.t.Helper()
 	args := []string{"run", "--state", w.state}
@@ -53,7 +57,8 @@ func (w *world) startAgent() {
 		a.err = a.cmd.Wait()
 	}()
 	w.agent = a
-	w.wait("the agent's index", func() bool {
+	begun := time.Now()
+	w.wait("the agent", func() bool {
 		select {
 		case <-a.done:
 			w.t.Fatalf("the agent ended: %v\n%s", a.err, a.log)
@@ -63,7 +68,7 @@ func (w *world) startAgent() {
 			Running bool
 			Index   struct{ Complete bool }
 		}
-		if _, err := w.ask(&s, "status"); err != nil || !s.Running || !s.Index.Complete {
+		if _, err := w.ask(&s, "status"); err != nil || !s.Running || !s.Index.Complete && time.Since(begun) < patience {
 			time.Sleep(20 * time.Millisecond)
 			return false
 		}
@@ -136,9 +141,22 @@ func (w *world) contain() (order.Receipt, int, error) {
 			args = append(args, "--rung", w.rung)
 		}
 	}
-	var r order.Receipt
-	code, err := w.ask(&r, args...)
-	return r, code, err
+	for try := 0; ; try++ {
+		var r order.Receipt
+		code, err := w.ask(&r, args...)
+		if try < 3 && refusedByAnother(r) {
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		return r, code, err
+	}
+}
+
+// refusedByAnother tells a failure that is no fault of this world's agent: it
+// may not open what the gate of a world beside it refuses at that moment, and
+// rightly says so instead of calling anything proven.
+func refusedByAnother(r order.Receipt) bool {
+	return len(r.Steps) == 1 && r.Outcome == order.Failed && strings.Contains(r.Reason, "/proc/") && strings.Contains(r.Reason, "operation not permitted")
 }
 
 // restore puts every item with the content back.
@@ -167,7 +185,7 @@ func (w *world) fsck() error {
 	return err
 }
 
-// vaulted lists what lies in staging folders on the disks after the work.
+// leftovers lists what lies in staging folders on the disks after the work.
 func (w *world) leftovers() (all []string) {
 	for _, root := range w.walked {
 		m, _ := filepath.Glob(filepath.Join(root, ".staunch*", "*")) // the pattern is valid

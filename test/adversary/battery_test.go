@@ -31,13 +31,29 @@ type scenario struct {
 	processes bool // needs the ladder: is run on every rung
 	moves     bool // the foe itself moves or removes files: they need not come back to where they were
 	flips     bool // the foe changes the content back and forth
+	unseen    bool // a copy that does not run lies where the receipt says that nobody looks
+	core      bool // in the default battery
 	only      string
-	slow      bool // in the long battery only
 	stays     bool // the copies may stay in place if the gate refuses them (lower layers)
 }
 
 func scenarios() []scenario {
-	return slices.Concat(hostileProcesses(), hostilePrograms(), hostileFiles(), hostilePlaces())
+	all := slices.Concat(hostileProcesses(), hostilePrograms(), hostileFiles(), hostilePlaces())
+	for i := range all {
+		all[i].core = kit.long || slices.Contains(core, all[i].name)
+	}
+	return all
+}
+
+// core is the default battery: one of each kind.
+var core = []string{
+	"hop every 300 us", "comet: fork and exec at once", "fork bomb", "watchdog pair", "exec from a thread", "in memory", "nested control groups",
+	"a parent that respawns", "a descriptor is kept and executed", "a file in memory is kept and executed",
+	"script: bash FILE", "script: python3 < FILE", "script: sourced by sh -c", "program given to the loader", "preloaded library",
+	"copier", "renames itself", "folder exchanged for a link to a victim", "file exchanged for a victim's", "hard links by the dozen",
+	"flips by write", "dropped again and again", "hostile names", "deeper than a path may be", "hard links, all of them",
+	"owner, mode, times, attributes, ACL", "immutable and append-only", "container kept alive by an innocent, which respawns",
+	"overlay: copy in the upper layer", "overlay: copy in the lower layer", "bind mounts of folder and file", "its disk is full", "the vault's disk is full",
 }
 
 // TestAdversary sets every scenario against the agent's strongest rung, in turn
@@ -46,7 +62,7 @@ func TestAdversary(t *testing.T) {
 	for i, s := range scenarios() {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
-			if s.slow && !kit.long {
+			if !s.core {
 				t.Skip("only with -adversary.long")
 			}
 			for seed := range kit.seeds {
@@ -75,7 +91,7 @@ func TestRungs(t *testing.T) {
 				if !s.processes {
 					continue
 				}
-				if i++; !kit.long && (i%4 != 0 || rung == "bpf") || s.slow && !kit.long {
+				if i++; !kit.long && (!s.core || i%3 != 0 || rung == "bpf") {
 					continue
 				}
 				s.may = append(slices.Clone(s.may), rungMay(rung)...)
@@ -119,7 +135,7 @@ func battle(t *testing.T, s scenario, way, rung string, seed int) {
 	time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) // a foe's turn is not ours
 
 	r, code, err := w.contain()
-	res := result{scenario: s.name, rung: r.Rung, outcome: string(r.Outcome), code: string(r.Code)}
+	res := result{scenario: s.name, rung: r.Rung, outcome: string(r.Outcome), code: string(r.Code), limit: s.limit}
 	if err != nil {
 		t.Errorf("no receipt: %v", err)
 		res.outcome = "no receipt"
@@ -132,6 +148,9 @@ func battle(t *testing.T, s scenario, way, rung string, seed int) {
 	left := w.survivors()
 	if !s.stays {
 		left = append(left, w.copies()...)
+	}
+	if s.unseen {
+		left = w.untold(left, r)
 	}
 	if proven && len(left) > 0 {
 		res.lies++
@@ -162,6 +181,17 @@ func battle(t *testing.T, s scenario, way, rung string, seed int) {
 	if t.Failed() {
 		w.tell(r)
 	}
+}
+
+// untold leaves out the copies on file systems of which the receipt says that
+// they are not covered.
+func (w *world) untold(left []string, r order.Receipt) []string {
+	return slices.DeleteFunc(left, func(l string) bool {
+		return slices.ContainsFunc(w.ghosts, func(dir string) bool {
+			told := slices.ContainsFunc(r.NotCovered, func(s string) bool { return strings.HasPrefix(s, dir+":") })
+			return told && strings.HasPrefix(l, "/proc/") && strings.Contains(l, dir)
+		})
+	})
 }
 
 // times takes the time to the last dead and to the proof from the receipt.

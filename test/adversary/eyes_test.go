@@ -281,19 +281,27 @@ func first(f []string) string {
 	return f[0]
 }
 
-// frozen lists the world's groups that are frozen and were not meant to be.
+// frozen lists the world's groups that are frozen and stay so. Others on this
+// machine may freeze everybody for a moment, as may the worlds beside this one.
 func (w *world) frozen() (all []string) {
 	if w.group == nil {
 		return nil
 	}
-	_ = filepath.WalkDir(w.group.Name(), func(p string, d fs.DirEntry, err error) error { // what is gone is thawed
-		if err == nil && d.Name() == "cgroup.freeze" && filepath.Base(filepath.Dir(p)) != "meant" {
-			if b, err := os.ReadFile(p); err == nil && strings.TrimSpace(string(b)) != "0" {
-				all = append(all, p+" is frozen")
+	for range 30 {
+		all = nil
+		_ = filepath.WalkDir(w.group.Name(), func(p string, d fs.DirEntry, err error) error { // what is gone is thawed
+			if err == nil && d.Name() == "cgroup.freeze" && filepath.Base(filepath.Dir(p)) != "meant" {
+				if b, err := os.ReadFile(p); err == nil && strings.TrimSpace(string(b)) != "0" {
+					all = append(all, p+" is frozen")
+				}
 			}
+			return nil
+		})
+		if len(all) == 0 {
+			break
 		}
-		return nil
-	})
+		time.Sleep(100 * time.Millisecond)
+	}
 	return all
 }
 

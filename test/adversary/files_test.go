@@ -229,12 +229,13 @@ func (w *world) setFlags(path string, flags int) {
 
 func hostilePlaces() []scenario {
 	return []scenario{
-		{name: "own tmpfs, mount and pid namespace", processes: true, moves: true, may: []order.Code{order.Partial}, set: func(w *world) {
-			w.check(os.Mkdir(w.at("own"), 0o755))
-			w.ghosts = []string{w.at("own")}
-			w.run(w.evil("evil"), "private", 300, w.at("own"))
-			w.lives()
-		}},
+		{name: "own tmpfs, mount and pid namespace", processes: true, moves: true, may: []order.Code{order.Partial},
+			limit: "a file system that only others have mounted", set: func(w *world) {
+				w.check(os.Mkdir(w.at("own"), 0o755))
+				w.ghosts = []string{w.at("own")}
+				w.run(w.evil("evil"), "private", 300, w.at("own"))
+				w.lives()
+			}},
 		{
 			name: "container kept alive by an innocent, which respawns", moves: true, may: []order.Code{order.Partial, order.Reappeared},
 			limit: "a file system that only others have mounted", set: func(w *world) {
@@ -247,7 +248,7 @@ func hostilePlaces() []scenario {
 			},
 		},
 		{
-			name: "container with a copy that does not run", moves: true, may: []order.Code{order.Partial, order.NotProven},
+			name: "container with a copy that does not run", moves: true, unseen: true, may: []order.Code{order.Partial, order.NotProven},
 			limit: "a file system that only others have mounted", set: func(w *world) {
 				evil := w.evil("evil")
 				own := w.at("own")
@@ -268,7 +269,7 @@ func hostilePlaces() []scenario {
 			w.run(filepath.Join(merged, "evil"), "hop", 300)
 			w.lives()
 		}},
-		{name: "bind mounts of folder and file", processes: true, moves: true, may: []order.Code{order.Partial}, set: func(w *world) {
+		{name: "bind mounts of folder and file", processes: true, moves: true, limit: "a file that is itself mounted stays where it is mounted until it is unmounted", may: []order.Code{order.Partial}, set: func(w *world) {
 			evil := w.evil("real/evil")
 			w.check(os.Mkdir(w.at("bound"), 0o755))
 			w.check(unix.Mount(w.at("real"), w.at("bound"), "", unix.MS_BIND, ""))

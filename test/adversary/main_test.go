@@ -57,13 +57,10 @@ func TestMain(m *testing.M) {
 	}
 	var o options
 	flag.IntVar(&o.seeds, "seeds", 1, "how often each scenario runs, each time with other numbers")
-	flag.BoolVar(&o.long, "adversary.long", false, "every scenario in both ways and on every rung, five seeds at least")
+	flag.BoolVar(&o.long, "adversary.long", false, "every scenario in both ways and on every rung")
 	flag.IntVar(&o.jobs, "jobs", 4, "how many scenes run side by side")
 	flag.StringVar(&o.agent, "agent", "", "a staunch-agent that is built already")
 	flag.Parse()
-	if o.long {
-		o.seeds = max(o.seeds, 5)
-	}
 	_ = flag.Set("test.parallel", strconv.Itoa(o.jobs)) // scenes mostly wait
 	code, err := run(m, o)
 	if err != nil {

@@ -19,6 +19,7 @@ type result struct {
 	rung     string
 	outcome  string // of the receipt: proven, failed …
 	code     string // of the receipt, where it failed
+	limit    string // of the agent that a failure stands for, if it is a known one
 	lies     int    // what was left although it was called proven
 	harmed   int    // innocents harmed, bytes lost, somebody frozen
 	dead     time.Duration
@@ -100,6 +101,13 @@ func (t *table) print(w io.Writer) {
 	}
 	line("all\t", &total)
 	_ = tw.Flush() // to standard output
+	told := map[string]bool{}
+	for _, x := range t.all {
+		if x.outcome != "proven" && x.limit != "" && !told[x.scenario] {
+			told[x.scenario] = true
+			fmt.Fprintf(w, "known limit: %s: %s\n", x.scenario, x.limit)
+		}
+	}
 	fmt.Fprintf(w, "false successes: %d\n", total.lies)
 }
 
