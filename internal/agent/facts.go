@@ -37,7 +37,7 @@ func facts() order.Facts {
 	}
 	release, _ := os.ReadFile("/etc/os-release") // os-release(5); missing: an unknown Linux
 	f.OSPlatform, f.OSVersion = platform(release)
-	f.Addresses = addresses()
+	f.Addresses, f.Users = addresses(), logonUsers()
 	return f
 }
 
