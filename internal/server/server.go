@@ -283,6 +283,7 @@ func (s *Server) openServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.onStop("gateway", func() error { s.gateway.Close(); return nil })
 	handler, err := httpapi.New(httpapi.Config{
 		Verifier: verifier, Actions: s.actions, Devices: s.devices, Audit: s.store, Admin: admin{s, tenant}, People: s.people, Link: s.gateway, Issuer: s.issuer.Handler(),
 		PublicURL: s.url, Names: s.names(), Ready: s.store.Ping, Log: s.cfg.Log,
@@ -323,7 +324,6 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.onStop("gateway", func() error { s.gateway.Close(); return nil })
 	s.serve("https", s.https, tls.NewListener(s.listener, &tls.Config{
 		Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
 	}))
