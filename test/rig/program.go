@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,13 +39,16 @@ func MountDisk(dir string) (own bool, undo func(), err error) {
 }
 
 // Program writes a harmless program with a content that nothing else has: the
-// system's shell with random bytes at its end. It makes the folders above it.
+// system's shell with random bytes at its end, and as many that hardly two have
+// the same size: agents of several tests, each with a gate, cannot look into one
+// another's denied files, and need not where the size tells. It makes the
+// folders above it.
 func Program(path string) (filehash.Sum, error) {
 	shell, err := os.ReadFile("/bin/sh")
 	if err != nil {
 		return filehash.Sum{}, fmt.Errorf("cannot make a program: %w", err)
 	}
-	marker := make([]byte, 32)
+	marker := make([]byte, 32+mathrand.IntN(1<<16))
 	_, _ = rand.Read(marker)                                       // never fails
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // others run it
 		return filehash.Sum{}, err
