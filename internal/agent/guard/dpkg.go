@@ -3,8 +3,12 @@
 package guard
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -17,19 +21,28 @@ func (g *Guard) dpkg(ctx context.Context, p *packaged) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the package records: %w", err)
 	}
+	sum, err := p.digest(md5Sum)
+	if err != nil {
+		return fmt.Errorf("cannot compare with the package records: %w", err)
+	}
 	for _, list := range lists {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		pkg := strings.TrimSuffix(filepath.Base(list), ".md5sums")
-		err := scanLines(list, func(line string) error {
-			if sum, path, ok := strings.Cut(line, "  "); ok {
-				return p.check(md5Sum, sum, path, pkg)
-			}
-			return nil
-		})
-		if err != nil {
+		b, err := os.ReadFile(list)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile
 			return err
+		}
+		if !bytes.Contains(b, []byte(sum)) {
+			continue
+		}
+		pkg := strings.TrimSuffix(filepath.Base(list), ".md5sums")
+		for line := range strings.Lines(string(b)) {
+			if sum, path, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  "); ok {
+				if err := p.check(md5Sum, sum, path, pkg); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	pkg, conffiles := "", false

@@ -50,6 +50,7 @@ func TestRules(t *testing.T) {
 	at := func(p string) string { return filepath.Join(root, p) }
 	write(t, at("usr/bin/tool"), "packaged tool")
 	write(t, at("usr/bin/changed"), "changed since")
+	write(t, at("tmp/copy-of-tool"), "packaged tool")
 	write(t, at("bin/merged"), "merged usr")
 	write(t, at("etc/tool.conf"), "conf")
 	write(t, at("var/lib/dpkg/info/tool.md5sums"), fmt.Sprintf("%x  usr/bin/tool\n%x  usr/bin/changed\n%x  usr/bin/merged\n",
@@ -82,11 +83,13 @@ func TestRules(t *testing.T) {
 		{at("srv/app/main"), true, Protected, "the operator protects " + at("srv/app")},
 		{at("state/vault/x"), true, Agent, "belongs to the agent"},
 		{"/proc/self/exe", true, Agent, "the agent itself"},
-		{at("usr/bin/tool"), false, Package, "package tool put it there"},
+		{at("usr/bin/tool"), false, Package, "package tool ships this content"},
 		{at("usr/bin/tool"), true, "", ""},
 		{at("bin/merged"), false, Package, "package tool"},
 		{at("etc/tool.conf"), false, Package, "package toolconf"},
 		{at("usr/bin/changed"), false, "", ""},
+		{at("tmp/copy-of-tool"), false, Package, "as /usr/bin/tool"}, // the gate would refuse the tool with it
+		{at("tmp/copy-of-tool"), true, "", ""},
 	} {
 		t.Run(fmt.Sprintf("%s,force=%v", strings.TrimPrefix(c.path, root), c.force), func(t *testing.T) {
 			err := g.Check(context.Background(), []File{open(t, c.path)}, c.force)

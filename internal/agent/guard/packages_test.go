@@ -81,9 +81,9 @@ func TestRPM(t *testing.T) {
 			expect(t, root, "usr/bin/changed", "", false)
 			expect(t, root, "usr/share/big/file-1", "big-1.0-1", false)
 			expect(t, root, "usr/share/big/file-399", "big-1.0-1", false)
-			expect(t, root, "usr/share/big/file-400", "", false)
+			expect(t, root, "usr/share/big/file-400", "big-1.0-1", false) // its content is file-399's
 			expect(t, root, "etc/tool.conf", "tool-1.0-1", false)
-			expect(t, root, "opt/tool", "", false)
+			expect(t, root, "opt/tool", "tool-1.0-1", false) // a copy: the gate would refuse the tool with it
 		})
 	}
 }
@@ -177,7 +177,7 @@ func TestAPK(t *testing.T) {
 	write(t, filepath.Join(root, "bin/other"), "musl tool")
 	expect(t, root, "bin/busybox", "busybox", false)
 	expect(t, root, "bin/busybox", "", true)
-	expect(t, root, "bin/other", "", false)
+	expect(t, root, "bin/other", "busybox", false) // a copy
 	expect(t, root, "etc/odd", "", false)
 }
 
@@ -196,7 +196,7 @@ func TestPacman(t *testing.T) {
 	write(t, filepath.Join(root, "usr/bin/new"), "old tool")
 	expect(t, root, "usr/bin/a b", "tool-1.0-1", false)
 	expect(t, root, "usr/bin/old", "tool-1.0-1", false)
-	expect(t, root, "usr/bin/new", "", false)
+	expect(t, root, "usr/bin/new", "tool-1.0-1", false) // a copy
 }
 
 func TestUnread(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 )
 
 // rpmDatabases are where rpm keeps its records since 4.16. Fedora moved them
@@ -55,15 +56,19 @@ func readRPM(ctx context.Context, file string, p *packaged) error {
 		return err
 	}
 	defer done()
-	names := map[string]bool{}
-	for name := range p.want {
-		names[path.Base(name)] = true
+	var sums [][]byte
+	for _, alg := range []algorithm{md5Sum, sha1Sum, sha256Sum, sha384Sum, sha512Sum} {
+		sum, err := p.digest(alg)
+		if err != nil {
+			return err
+		}
+		sums = append(sums, []byte(sum))
 	}
 	return d.table("Packages", func(c [][]byte) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if len(c) < 2 || !mentions(c[1], names) {
+		if len(c) < 2 || !mentions(c[1], sums) {
 			return nil
 		}
 		h, err := parseHeader(c[1])
@@ -74,14 +79,9 @@ func readRPM(ctx context.Context, file string, p *packaged) error {
 	})
 }
 
-// mentions spares the work on headers without a name that is asked about.
-func mentions(header []byte, names map[string]bool) bool {
-	for n := range names {
-		if bytes.Contains(header, []byte(n)) {
-			return true
-		}
-	}
-	return false
+// mentions spares the work on headers without a digest that is asked about.
+func mentions(header []byte, sums [][]byte) bool {
+	return slices.ContainsFunc(sums, func(sum []byte) bool { return bytes.Contains(header, sum) })
 }
 
 // The tags of a header that are read (rpm's include/rpm/rpmtag.h).
