@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"staunch/internal/agent/process"
+	"staunch/internal/order"
+)
+
+// gate refuses open and exec of every known copy, and exec of every unknown one.
+func (c *containment) gate(context.Context) error {
+	if c.gates == nil {
+		c.receipt.Gate = "none"
+		c.note("no gate: %s; a copy that is not found can be started until it is", c.gateOff)
+		return nil
+	}
+	if err := c.gates.deny(Gated{File: c.File, Size: c.size(), Order: c.ID, Since: c.begun.UTC()}); err != nil {
+		return fail(order.NotSupported, "cannot gate: %w", err)
+	}
+	c.gated = true
+	c.receipt.Gate = "content and files"
+	for _, t := range c.open() {
+		if err := c.gates.client.DenyFile(t.File, c.ID+fileRules); err != nil {
+			c.note("the gate has no rule for file %s itself: %v", t.Stat.ID, err)
+		}
+	}
+	return nil
+}
+
+// fileRules is what is added to a containment's id for the gate's rules on
+// single files: they end with it, the rule on the content stands.
+const fileRules = ".file"
+
+func (c *containment) ungate() {
+	if !c.gated {
+		return
+	}
+	c.gated = false
+	c.openFiles()
+	if err := errors.Join(c.gates.client.Release(c.ID+fileRules), c.gates.lift(c.ID)); err != nil {
+		c.note("the gate could not be lifted: %v", err)
+	}
+}
+
+// openFiles lifts the gate on the files that are left where they are.
+func (c *containment) openFiles() {
+	for _, t := range c.copies {
+		if t.state == order.Sealed {
+			continue
+		}
+		if err := c.gates.client.AllowFile(t.File); err != nil {
+			c.note("the gate on file %s could not be lifted: %v", t.Stat.ID, err)
+		}
+	}
+}
+
+// target is what the process package has to recognise.
+func (c *containment) target() process.Target {
+	t := process.Target{Match: c.sums.match, Size: max(c.size(), 0)}
+	for _, k := range c.open() {
+		t.Copies = append(t.Copies, process.Copy{File: k.File, Stat: k.Stat})
+	}
+	return t
+}
+
+// arm begins to hold what is known, and what was found since. A copy that
+// changes all the time must not keep the others from being held.
+func (c *containment) arm() (err error) {
+	again := c.armed != nil
+	if !again {
+		t := c.target()
+		t.Copies = nil
+		if c.armed, err = c.holder.Arm(t); err != nil {
+			return fail(order.ProcessRunning, "cannot hold the processes: %w", err)
+		}
+	}
+	for _, t := range c.open() {
+		err := c.armed.Add(process.Copy{File: t.File, Stat: t.Stat})
+		switch {
+		case err == nil:
+		case again, errors.Is(err, process.ErrOther):
+			c.note("the hold has no rule for file %s itself: %v", t.Stat.ID, err)
+		default:
+			return fail(order.ProcessRunning, "cannot hold the processes: %w", err)
+		}
+	}
+	return nil
+}
+
+// hold kills every match by a method that forking does not outrun.
+func (c *containment) hold(ctx context.Context) (err error) {
+	if err := c.arm(); err != nil {
+		return err
+	}
+	res, err := c.armed.Stop(ctx)
+	c.receipt.Rung, c.receipt.HeldProven = res.Rung, res.Proven
+	c.receipt.PauseNs = max(c.receipt.PauseNs, res.PauseNs)
+	c.receipt.Notes = merge(c.receipt.Notes, res.Notes)
+	c.addRunning(res.Matches)
+	alive := 0
+	for _, m := range res.Matches {
+		c.receipt.Matches = append(c.receipt.Matches, m.Wire(c.begun))
+		if !m.Gone {
+			alive++
+		}
+	}
+	if alive > 0 {
+		return fail(order.ProcessRunning, "%d of %d processes could not be stopped: %v", alive, len(res.Matches), err)
+	}
+	if err != nil {
+		return fail(order.ProcessRunning, "cannot stop the processes: %w", err)
+	}
+	return nil
+}
