@@ -523,7 +523,7 @@ func TestBlockedFile(t *testing.T) {
 	for _, rung := range []string{RungBPF, RungFreeze, RungConnector} {
 		t.Run(rung, func(t *testing.T) {
 			k := newKit(t, bin)
-			h, err := New(Config{Rung: rung, StateDir: t.TempDir(), Patience: time.Second, Death: time.Second})
+			h, err := New(Config{Rung: rung, StateDir: t.TempDir(), Patience: 4 * time.Second, Death: time.Second})
 			if err != nil {
 				t.Skipf("SKIPPED, NOT PROVEN: %v", err)
 			}
@@ -558,12 +558,13 @@ func TestBlockedFile(t *testing.T) {
 			if err := unix.FanotifyMark(fan, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, unix.FAN_OPEN_PERM, unix.AT_FDCWD, scratch); err != nil {
 				t.Skipf("SKIPPED, NOT PROVEN: %v", err)
 			}
-			d, err := h.Arm(k.target(evil, false))
+			target := k.target(evil, false)
+			target.Size = int64(len(bin) + len(k.mark)) // as that of the twins, so that they must be read
+			d, err := h.Arm(target)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer d.Release()
-			d.judge.size = int64(len(bin) + len(k.mark)) // as that of the twins, so that they must be read
 			r := stop(t, d)
 			if r.Proven || r.Met < 5 {
 				t.Errorf("met %d, proven %v: %v", r.Met, r.Proven, r.Notes)

@@ -41,8 +41,6 @@ func (d *Hold) Look(ctx context.Context) ([]Match, error) {
 // all examines every process; keep is called for each match, one at a time,
 // and takes the open file over.
 func (l *look) all(ctx context.Context, keep func(*Match, *finding)) ([]Match, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.h.cfg.Patience)
-	defer cancel()
 	pids, err := l.h.proc.pids()
 	if err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ type Config struct {
 	StateDir string             // where a freeze is recorded; "" = the freeze rung is not used
 	Log      *slog.Logger       // nil = silent
 
-	Patience time.Duration // how long Stop goes on while new matches keep appearing, and a Look at most; 0 = 5 s
+	Patience time.Duration // how long Stop goes on while new matches keep appearing, and waits for a file that does not open; 0 = 5 s
 	Death    time.Duration // how long Stop waits for the killed to be gone; 0 = 5 s
 	Freeze   time.Duration // longest time anybody stays frozen; 0 = 1 s
 

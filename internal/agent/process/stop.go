@@ -22,6 +22,7 @@ func (d *Hold) Stop(ctx context.Context) (Result, error) {
 		return r, errors.New("cannot stop processes: the hold was released")
 	}
 	defer d.end()
+	err := d.read(ctx)
 	patient, cancel := context.WithTimeout(ctx, d.h.cfg.Patience)
 	defer cancel()
 	var stop func(*Hold, context.Context, *Result) error
@@ -30,7 +31,7 @@ func (d *Hold) Stop(ctx context.Context) (Result, error) {
 			stop = rung.stop
 		}
 	}
-	err := stop(d, patient, &r)
+	err = errors.Join(err, stop(d, patient, &r))
 	if w := d.h.watcher; w != nil {
 		err = errors.Join(err, w.settle(ctx))
 	}
@@ -69,6 +70,21 @@ func (d *Hold) Stop(ctx context.Context) (Result, error) {
 		return r, fmt.Errorf("cannot finish killing: %w", cause)
 	}
 	return r, nil
+}
+
+// read judges every file that runs, and kills what it meets, where the size of
+// the content is not known and all of them have to be read: that takes as long
+// as it takes, and is done before patience counts.
+func (d *Hold) read(ctx context.Context) error {
+	if _, ok := d.judge.bytes(); ok {
+		return nil
+	}
+	pids, err := d.h.proc.pids()
+	if err != nil {
+		return err
+	}
+	_, err = d.sweep(ctx, d.h.newLook(d.judge), pids, unix.SIGKILL)
+	return err
 }
 
 // begin has matches gathered for the result.
