@@ -260,7 +260,7 @@ func (w *world) harm() (all []string) {
 	for _, n := range w.innocents {
 		f := statFields(n.cmd.Process.Pid)
 		if len(f) == 0 || !strings.Contains("SRD", f[0]) {
-			all = append(all, fmt.Sprintf("%s (process %d) is not alive and well: state %v", n.name, n.cmd.Process.Pid, first(f)))
+			all = append(all, fmt.Sprintf("%s (process %d) is not alive and well: %s", n.name, n.cmd.Process.Pid, w.fate(n.cmd, f)))
 		}
 	}
 	for path, before := range w.unharmed {
@@ -274,11 +274,22 @@ func (w *world) harm() (all []string) {
 	return append(all, w.frozen()...)
 }
 
-func first(f []string) string {
-	if len(f) == 0 {
+// fate tells how a process ended, or the state it is in.
+func (w *world) fate(cmd *exec.Cmd, stat []string) string {
+	select {
+	case <-w.ended[cmd]:
+		last := ""
+		if f, ok := cmd.Stderr.(*os.File); ok {
+			b, _ := os.ReadFile(f.Name()) // nothing, then
+			last = ": " + string(b)
+		}
+		return cmd.ProcessState.String() + last
+	case <-time.After(time.Second):
+	}
+	if len(stat) == 0 {
 		return "gone"
 	}
-	return f[0]
+	return "state " + stat[0]
 }
 
 // frozen lists the world's groups that are frozen and stay so. Others on this

@@ -107,9 +107,7 @@ func hostilePrograms() []scenario {
 			w.content = w.padded(kit.lib, "A")
 			lib := w.evil("evil.so")
 			host := w.innocent(w.at("bin/host"), w.padded(kit.dyn, "host"))
-			cmd := w.command("/usr/bin/env", "LD_PRELOAD="+lib, host, "hop", until(), "500")
-			cmd.Env = append(cmd.Env, "STAUNCH_BEAT="+w.beat())
-			w.begin(cmd)
+			w.below("/usr/bin/env", "LD_PRELOAD="+lib, host, "hop", until(), "500")
 			w.lives()
 		}),
 		p("library opened while running", func(w *world) {

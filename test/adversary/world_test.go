@@ -44,6 +44,7 @@ type world struct {
 	walked  []string
 	ghosts  []string // folders to be walked in the mount namespaces of the scene's processes
 
+	ended     map[*exec.Cmd]chan struct{} // closed once it has
 	innocents []neighbour
 	unharmed  map[string]look // innocent files, by path
 	originals map[string]look // files with the content that stay where they are until they are taken
@@ -68,6 +69,7 @@ func newWorld(t *testing.T, seed int) *world {
 	_, _ = rand.Read(b[:]) // never fails
 	w := &world{
 		t: t, seed: seed, dir: t.TempDir(), mark: "STAUNCH_TEST=" + hex.EncodeToString(b[:]),
+		ended:    map[*exec.Cmd]chan struct{}{},
 		unharmed: map[string]look{}, originals: map[string]look{}, beatsAre: true,
 	}
 	w.pad = int(binary.NativeEndian.Uint16(b[:]))
@@ -319,6 +321,7 @@ func (w *world) begin(cmd *exec.Cmd) *exec.Cmd {
 		defer close(done)
 		_ = cmd.Wait() // it is killed
 	}()
+	w.ended[cmd] = done
 	w.t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may be gone
 		<-done
@@ -329,8 +332,12 @@ func (w *world) begin(cmd *exec.Cmd) *exec.Cmd {
 // beside starts an innocent neighbour.
 func (w *world) beside(name string, args ...string) *exec.Cmd {
 	w.t.Helper()
-	cmd := w.begin(w.command(args...))
-	w.innocents = append(w.innocents, neighbour{cmd, name})
+	cmd := w.command(args...)
+	says, err := os.Create(filepath.Join(w.dir, fmt.Sprintf("says-%d", len(w.innocents))))
+	w.check(err)
+	w.t.Cleanup(func() { _ = says.Close() }) // for people, should it come to that
+	cmd.Stderr = says
+	w.innocents = append(w.innocents, neighbour{w.begin(cmd), name})
 	return cmd
 }
 

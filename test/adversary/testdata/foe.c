@@ -244,6 +244,7 @@ static void private_copy(char **argv)
 	snprintf(path, sizeof path, "%s/inner", argv[4]);
 	if (copy_self(path))
 		_exit(72);
+	signal(SIGCHLD, SIG_IGN); // the dead do not pile up before this namespace's init
 	if (arg)
 		if (fork() == 0) {
 			char *as[] = {path, "hop", argv[2], argv[3], NULL};
