@@ -73,6 +73,7 @@ func TestPreloadedLibrary(t *testing.T) {
 			twin := k.innocent(k.program("twin", dynamic, k.mark))
 			for _, m := range []string{"sleep", "hop"} {
 				cmd := exec.Command(k.nursery, "nursery", host, m, deadline(), "300")
+				cmd.Dir = k.dir
 				cmd.Env = append(os.Environ(), k.mark, "STAUNCH_BEAT="+k.beat(), "LD_PRELOAD="+evil)
 				k.run(cmd)
 			}
@@ -207,6 +208,7 @@ func TestOtherNamespaces(t *testing.T) {
 			}
 			script := fmt.Sprintf("mount -t tmpfs t %s && cp %s %s/copy && exec %s nursery %s/copy hop %s 500", private, evil, private, k.nursery, private, deadline())
 			cmd := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script)
+			cmd.Dir = k.dir
 			cmd.Env = append(os.Environ(), k.mark, "STAUNCH_BEAT="+k.beat())
 			k.run(cmd)
 			waitFor(t, "signs of life", func() bool { return k.beats() > 3 })
