@@ -35,7 +35,6 @@ type story struct {
 	agents map[string]*rig.Agent // by state folder
 	sums   map[string]filehash.Sum
 	undo   []func()
-	failed bool
 }
 
 type storyKey struct{}

@@ -190,7 +190,7 @@ func (x *Index) run(ctx context.Context) {
 		if d := x.db.Swap(nil); d != nil {
 			_ = d.close() // it is thrown away
 		}
-		if err := removeDB(x.cfg.Path); err == nil {
+		if err = removeDB(x.cfg.Path); err == nil {
 			err = x.openDB()
 		}
 		if err != nil && x.db.Load() == nil {

@@ -8,15 +8,7 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"staunch/internal/agent/inode"
 )
-
-// linkName is one name in the tree.
-type linkName struct {
-	dir  inode.ID
-	name string
-}
 
 // linkNames makes sure of the names of every match: those found still lead to
 // it, and those that a root left out, or that moved, are looked for by inode

@@ -18,9 +18,6 @@ type truth struct {
 	sub  int64
 }
 
-// perTx bounds the names looked at in one transaction.
-const perTx = 2000
-
 // apply looks at every place and inode that events told of. First what is there
 // gets its rows, then what is not loses them: so a tree that was moved is
 // recognised at its new place before it is missed at its old one.

@@ -14,12 +14,10 @@ import (
 type statement struct {
 	line, end int    // first and last line, from 1
 	text      string // what is run
-	unit      bool   // systemd's quoting
 	script    bool   // text is a whole script and its words know their lines
 	user      string // who runs it; "" for the owner of the place
 	path      string // PATH, when the file sets it
 	dir       string // working folder, when the file sets it
-	kind      Kind   // when not that of the place
 	wants     string // a unit that this starts
 }
 

@@ -87,7 +87,7 @@ func FuzzGlob(f *testing.F) {
 			return
 		}
 		var re strings.Builder
-		for _, r := range []rune(strings.ToLower(pattern)) {
+		for _, r := range strings.ToLower(pattern) {
 			switch r {
 			case '*':
 				re.WriteString(`(?s:.*)`)

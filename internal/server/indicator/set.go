@@ -21,7 +21,6 @@ import (
 // device's signed list.
 type set struct {
 	version int64
-	made    time.Time
 	until   time.Time // when the first of its rules expires; zero: never
 	rules   int
 	parts   []string
