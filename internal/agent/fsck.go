@@ -36,7 +36,7 @@ func (r *FsckReport) found(repaired bool, format string, args ...any) {
 func Fsck(ctx context.Context, s State, repair bool, log *slog.Logger) (FsckReport, error) {
 	report := FsckReport{OK: true, Findings: []string{}}
 	report.frozen(s, repair) // first: somebody may be waiting
-	report.identity(s)
+	device := report.identity(s)
 	v, err := vault.Open(vault.Config{Dir: s.path("vault"), Log: log})
 	if err != nil {
 		return report, err
@@ -46,7 +46,7 @@ func Fsck(ctx context.Context, s State, repair bool, log *slog.Logger) (FsckRepo
 	if err != nil {
 		return report, err
 	}
-	jr, err := journal.Fsck(s.JournalDir(), repair, journal.Config{Log: log})
+	jr, err := journal.Fsck(s.JournalDir(), repair, journal.Config{Device: device, Log: log})
 	if err != nil {
 		return report, err
 	}
@@ -74,16 +74,18 @@ func (r *FsckReport) frozen(s State, repair bool) {
 
 // identity checks who this device is. Nothing but a new enrollment or a backup
 // brings it back.
-func (r *FsckReport) identity(s State) {
-	if _, err := s.Enrollment(); err != nil && !errors.Is(err, ErrNotEnrolled) {
+func (r *FsckReport) identity(s State) (device string) {
+	e, err := s.Enrollment()
+	if err != nil && !errors.Is(err, ErrNotEnrolled) {
 		r.found(false, "enrollment: %v", err)
 	}
 	if _, err := os.Lstat(s.path("device.key")); errors.Is(err, fs.ErrNotExist) {
-		return // the agent makes one
+		return e.DeviceID // the agent makes a key
 	}
 	if _, err := s.DeviceKey(); err != nil {
 		r.found(false, "device key: %v", err)
 	}
+	return e.DeviceID
 }
 
 // refusals checks the list of contents whose start is refused.

@@ -108,8 +108,11 @@ func (s State) Lock(ctx context.Context) (unlock func(), err error) {
 	deadline := time.Now().Add(lockPatience)
 	for {
 		unlock, err = durable.Lock(s.path("lock"))
+		if err == nil {
+			return unlock, nil
+		}
 		if !errors.Is(err, durable.ErrLocked) {
-			return unlock, err
+			return nil, fmt.Errorf("cannot use state folder: %w; if something else than a file is in its place, move that away", err)
 		}
 		if ctx.Err() != nil || time.Now().After(deadline) {
 			return nil, fmt.Errorf("cannot use state folder %s: another staunch-agent is at work in it: %w", s.Dir, err)
