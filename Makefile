@@ -53,7 +53,7 @@ generate:
 # an hour and needs root. `go test ./test/adversary` is the core.
 .PHONY: adversary
 adversary:
-	$(GO) test -count=1 -timeout 3h ./test/adversary -adversary.long -seeds 5
+	cd test/adversary && $(GO) test -count=1 -timeout 3h . -adversary.long -seeds 5
 
 # Every system call of a containment and of a restore, killed at and failed in
 # every way: hours. A sample of it is part of `test`.
