@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -59,7 +60,7 @@ func run() int {
 	}
 	k, err := parser.Parse(os.Args[1:])
 	if err != nil {
-		return cli.Exit("staunch", c.JSON, &cli.Coded{Code: cli.Usage, Err: err})
+		return cli.Exit("staunch", slices.Contains(os.Args, "--json"), &cli.Coded{Code: cli.Usage, Err: err}) // c is not filled in
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
