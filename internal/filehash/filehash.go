@@ -39,7 +39,13 @@ func decode(dst []byte, s, kind string) error {
 		clear(dst)
 		return fmt.Errorf("cannot read %s: %w", kind, err)
 	}
-	return nil
+	for _, b := range dst {
+		if b != 0 {
+			return nil
+		}
+	}
+	// No content is known to have it, and it means "not known" here.
+	return fmt.Errorf("cannot read %s: all zeros name no content", kind)
 }
 
 // IsZero reports whether the digest is not known.
