@@ -38,7 +38,7 @@ func checkPath(p string) error {
 
 // openDir opens a folder, following no link on the way, however long its path.
 func openDir(p string) (*os.File, error) {
-	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := openat2(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
