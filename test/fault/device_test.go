@@ -263,13 +263,7 @@ func (d *device) restore(action string) {
 			d.t.Errorf("the restore of %s ended as %s", i.ID, a.Status)
 		}
 	}
-	for i, n := range d.names {
-		after, err := rig.Looks(d.t.Context(), n)
-		must(d.t, err)
-		if after != d.looks[i] {
-			d.t.Errorf("not as it was:\n%s\n%s", d.looks[i], after)
-		}
-	}
+	d.asBefore()
 }
 
 // verifyAudit checks the server's log from outside.
