@@ -123,7 +123,9 @@ func (s *server) Lookup(_ context.Context, _ auth.Caller, id string) (action.Dev
 	return action.Device{ID: dev, Name: "host", Platform: "Debian", Version: "1.0.0", Key: s.devKey.Public().(ed25519.PublicKey), Can: []order.Kind{order.StopAndQuarantine}}, nil
 }
 
-func (s *server) Visible(_ context.Context, _ auth.Caller, id string) (bool, error) { return id == dev, nil }
+func (s *server) Visible(_ context.Context, _ auth.Caller, id string) (bool, error) {
+	return id == dev, nil
+}
 
 func (s *server) submit(n int) action.Action {
 	s.t.Helper()

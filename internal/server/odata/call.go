@@ -10,7 +10,7 @@ import (
 
 // Arguments reads what stands in the brackets of a function in a path, as in
 // findbyip(ip='10.0.0.2',timestamp=2026-11-01T00:00:00Z): names in lower case,
-// and values in single quotes ('' for a quote) or bare.
+// and values in single quotes (” for a quote) or bare.
 func Arguments(text string) (url.Values, error) {
 	values := url.Values{}
 	rest := strings.TrimSpace(text)
