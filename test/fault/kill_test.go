@@ -23,7 +23,7 @@ func TestAgentKilledAtEveryRecord(t *testing.T) {
 	s := startServer(t)
 	t.Cleanup(func() { verifyAudit(t, s) })
 	t.Run("behind", func(t *testing.T) {
-		// One order writes some 16 records; the last rounds are not killed any more,
+		// One order writes some 17 records; the last round is not killed any more,
 		// which shows that every record had its turn.
 		for n := 1; n <= 18; n++ {
 			t.Run(strconv.Itoa(n), func(t *testing.T) {
@@ -32,8 +32,10 @@ func TestAgentKilledAtEveryRecord(t *testing.T) {
 				if n <= 12 && !died {
 					t.Errorf("an order wrote fewer than %d records: the agent was not killed", n)
 				}
-				if n == 18 && died {
-					t.Error("an order wrote more records than this test has rounds")
+				// A busy machine may need a second round of holding and taking, which
+				// writes more records; it does not need one twice.
+				if n == 18 && died && killedBehind(t, s, strconv.Itoa(n)) {
+					t.Error("an order writes more records than this test has rounds")
 				}
 			})
 		}
