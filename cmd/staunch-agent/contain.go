@@ -89,7 +89,7 @@ func (c containCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) e
 	if err != nil {
 		return err
 	}
-	svc, done, err := c.service(ctx, log, scan, c.Rung)
+	svc, done, err := c.container(ctx, log, scan, c.Rung)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (c findCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	svc, done, err := c.service(ctx, log, scan, "")
+	svc, done, err := c.service(ctx, log)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type enableCmd struct {
 }
 
 func (c enableCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
-	svc, done, err := c.service(ctx, log, nil, "")
+	svc, done, err := c.service(ctx, log)
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func (c restoreCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) e
 	if c.Item == "" && c.Since == 0 {
 		return &cli.Coded{Code: cli.Usage, Err: errors.New("nothing to restore: give an item id, a hash, an order id, or --since")}
 	}
-	svc, done, err := c.service(ctx, log, nil, "")
+	svc, done, err := c.service(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ type purgeCmd struct {
 }
 
 func (c purgeCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
-	svc, done, err := c.service(ctx, log, nil, "")
+	svc, done, err := c.service(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ type recoverCmd struct {
 }
 
 func (c recoverCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) error {
-	svc, done, err := c.service(ctx, log, nil, "")
+	svc, done, err := c.service(ctx, log)
 	if err != nil {
 		return err
 	}

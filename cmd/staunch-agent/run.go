@@ -20,7 +20,21 @@ import (
 )
 
 // service is the agent that runs in the folder, or one opened for this command.
-func (s stateFlag) service(ctx context.Context, log *slog.Logger, roots []string, rung string) (agent.Service, func(), error) {
+// It starts no gate: only a containment needs one of its own.
+func (s stateFlag) service(ctx context.Context, log *slog.Logger) (agent.Service, func(), error) {
+	return s.openService(ctx, log, nil, "", func() (*gate.Client, error) { return nil, errors.New("this command needs none") })
+}
+
+// container is service for a containment.
+func (s stateFlag) container(ctx context.Context, log *slog.Logger, roots []string, rung string) (agent.Service, func(), error) {
+	return s.openService(ctx, log, roots, rung, func() (*gate.Client, error) {
+		return gate.StartLocal(gate.LocalConfig{GateArgs: []string{"gate"}, Settings: gate.Settings{Under: roots}})
+	})
+}
+
+func (s stateFlag) openService(
+	ctx context.Context, log *slog.Logger, roots []string, rung string, startGate func() (*gate.Client, error),
+) (agent.Service, func(), error) {
 	state, err := s.open()
 	if err != nil {
 		return nil, nil, err
@@ -32,7 +46,7 @@ func (s stateFlag) service(ctx context.Context, log *slog.Logger, roots []string
 	if err != nil {
 		return nil, nil, err
 	}
-	gates, why := gate.StartLocal(gate.LocalConfig{GateArgs: []string{"gate"}, Settings: gate.Settings{Under: roots}})
+	gates, why := startGate()
 	a, err := agent.New(agent.Config{State: state, Roots: roots, NoIndex: true, Gate: gates, GateOff: text(why), Rung: rung, Log: log})
 	if err != nil {
 		unlock()

@@ -112,6 +112,12 @@ func (c *containment) lookup(ctx context.Context) (found []index.Copy, vouched b
 	if err := c.index.Barrier(barrier); err != nil {
 		c.log.Debug("the index is behind", "error", err)
 	}
+	return c.lookupNow(ctx)
+}
+
+// lookupNow is lookup of what the index knows already: enough to say that
+// something is there, never that nothing is.
+func (c *containment) lookupNow(ctx context.Context) (found []index.Copy, vouched bool, err error) {
 	answer, err := c.index.Lookup(ctx, c.File)
 	if err != nil {
 		c.note("the index could not be asked, so the file systems were searched: %v", err)

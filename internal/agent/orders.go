@@ -260,7 +260,10 @@ func (a *Agent) Ask(ctx context.Context, q order.Ask) order.Answer {
 	}
 	c := &containment{Agent: a, Request: Request{File: q.File}, begun: a.now(), sums: newSums(q.File)}
 	defer c.close()
-	found, vouched, err := c.lookup(ctx)
+	found, vouched, err := c.lookupNow(ctx)
+	if err == nil && len(found) == 0 {
+		found, vouched, err = c.lookup(ctx)
+	}
 	c.add(found...)
 	if err == nil && len(c.copies) == 0 {
 		err = c.running(ctx)
