@@ -19,7 +19,7 @@ import (
 // find gathers every copy: what the index knows, what runs, and, where the
 // index cannot vouch for the rest, what a search turns up.
 func (c *containment) find(ctx context.Context) error {
-	sealed, err := c.sealed(c.File)
+	sealed, err := c.vault.Find(c.File)
 	if err != nil {
 		return err
 	}

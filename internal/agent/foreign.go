@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"staunch/internal/agent/mountinfo"
 	"staunch/internal/order"
 )
 
@@ -66,9 +67,9 @@ type foreignMount struct{ point, fstype string }
 
 // mountedDevices reads proc_pid_mountinfo(5) and returns the file systems in it
 // that can hold a program, by device number.
-func mountedDevices(mountinfo []byte) map[string]foreignMount {
+func mountedDevices(table []byte) map[string]foreignMount {
 	all := map[string]foreignMount{}
-	for line := range bytes.Lines(mountinfo) {
+	for line := range bytes.Lines(table) {
 		before, after, ok := strings.Cut(string(line), " - ")
 		f, g := strings.Fields(before), strings.Fields(after)
 		if !ok || len(f) < 5 || len(g) == 0 {
@@ -79,7 +80,7 @@ func mountedDevices(mountinfo []byte) map[string]foreignMount {
 			continue
 		}
 		if _, known := all[f[2]]; !known {
-			all[f[2]] = foreignMount{unescape(f[4]), g[0]}
+			all[f[2]] = foreignMount{mountinfo.Unescape(f[4]), g[0]}
 		}
 	}
 	return all

@@ -90,8 +90,3 @@ func codeOf(err error) order.Code {
 	}
 	return order.Internal
 }
-
-// sealed lists the items of the vault with a content.
-func (a *Agent) sealed(h filehash.Hash) ([]order.Item, error) {
-	return a.vault.Find(h)
-}

@@ -6,10 +6,10 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 
+	"staunch/internal/agent/mountinfo"
 	"staunch/internal/order"
 )
 
@@ -44,28 +44,12 @@ func (c *containment) stillMounted() (order.Text, error) {
 // the root of the mount within its file system and the place:
 //
 //	36 35 98:0 /real/file//deleted /mnt/file rw,noatime - ext4 /dev/root rw
-func deletedMounts(mountinfo []byte) (points []string) {
-	for line := range bytes.Lines(mountinfo) {
+func deletedMounts(table []byte) (points []string) {
+	for line := range bytes.Lines(table) {
 		f := strings.Fields(string(line))
 		if len(f) > 5 && strings.HasSuffix(f[3], "//deleted") {
-			points = append(points, unescape(f[4]))
+			points = append(points, mountinfo.Unescape(f[4]))
 		}
 	}
 	return points
-}
-
-// unescape undoes the kernel's \ooo for space, tab, newline and backslash.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

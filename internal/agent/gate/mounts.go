@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"staunch/internal/agent/mountinfo"
 	"staunch/internal/order"
 )
 
@@ -57,26 +58,7 @@ func parseMount(line string) (mount, error) {
 		return mount{}, fmt.Errorf("cannot read mount line %q: %w", line, err)
 	}
 	fstype, _, _ := strings.Cut(after, " ")
-	return mount{id: id, dev: fields[2], point: unescape(fields[4]), fstype: unescape(fstype)}, nil
-}
-
-// unescape undoes the kernel's \ooo for space, tab, newline and backslash.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return mount{id: id, dev: fields[2], point: mountinfo.Unescape(fields[4]), fstype: mountinfo.Unescape(fstype)}, nil
 }
 
 // skipped says why a type of file system is not covered; "" where it is.

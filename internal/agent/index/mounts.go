@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/agent/inode"
+	"staunch/internal/agent/mountinfo"
 )
 
 // mount is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
@@ -77,38 +78,19 @@ func parseMount(line string) (m mount, err error) {
 		return bad("its device is not MAJOR:MINOR")
 	}
 	m.dev = unix.Mkdev(uint32(maj), uint32(mnr))
-	m.root, m.point = unescape(f[3]), unescape(f[4])
-	m.fstype, m.source = g[0], unescape(g[1])
+	m.root, m.point = mountinfo.Unescape(f[3]), mountinfo.Unescape(f[4])
+	m.fstype, m.source = g[0], mountinfo.Unescape(g[1])
 	if len(g) > 2 {
 		m.options = g[2] // still escaped: a value may hold an escaped comma's neighbours
 	}
 	return m, nil
 }
 
-// unescape turns the kernel's \ooo back into bytes.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	b := make([]byte, 0, len(s))
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b = append(b, byte(n))
-				i += 3
-				continue
-			}
-		}
-		b = append(b, s[i])
-	}
-	return string(b)
-}
-
 // option returns the value of one superblock option.
 func (m *mount) option(name string) (string, bool) {
 	for o := range strings.SplitSeq(m.options, ",") {
 		if v, ok := strings.CutPrefix(o, name+"="); ok {
-			return unescape(v), true
+			return mountinfo.Unescape(v), true
 		}
 	}
 	return "", false
@@ -230,7 +212,7 @@ func layerDirs(m *mount) (dirs []layerDir, ok bool) {
 	for o := range strings.SplitSeq(m.options, ",") { // how 6.8 and later list layers given one by one
 		for _, name := range []string{"lowerdir+=", "datadir+="} {
 			if v, ok := strings.CutPrefix(o, name); ok {
-				dirs, found = append(dirs, layerDir{unescape(v), LayerLower}), true
+				dirs, found = append(dirs, layerDir{mountinfo.Unescape(v), LayerLower}), true
 			}
 		}
 	}

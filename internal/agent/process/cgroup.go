@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"staunch/internal/agent/mountinfo"
 )
 
 // freezer is one hierarchy of control groups that can freeze, by the files of
@@ -26,15 +28,15 @@ type freezer struct {
 
 // freezers returns the hierarchies in /proc/self/mountinfo (proc(5)): version
 // 2 (Linux 5.2), and the freezer of version 1.
-func freezers(mountinfo []byte) []freezer {
+func freezers(table []byte) []freezer {
 	var all []freezer
-	for line := range bytes.Lines(mountinfo) {
+	for line := range bytes.Lines(table) {
 		before, after, ok := strings.Cut(strings.TrimSpace(string(line)), " - ")
 		f, g := strings.Fields(before), strings.Fields(after)
 		if !ok || len(f) < 5 || len(g) < 3 {
 			continue
 		}
-		root := unescape(f[4])
+		root := mountinfo.Unescape(f[4])
 		switch {
 		case g[0] == "cgroup2":
 			all = append(all, freezer{root: root, file: "cgroup.freeze", stop: "1", thaw: "0"})
@@ -43,22 +45,6 @@ func freezers(mountinfo []byte) []freezer {
 		}
 	}
 	return all
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // group is one control group that may be frozen with everything below it.
