@@ -28,11 +28,7 @@ type actionsListCmd struct {
 	Top    int    `help:"At most so many." default:"50"`
 }
 
-func (c actionsListCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c actionsListCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	list, err := server.MachineActions(ctx, client.Query{Filter: c.Filter, Top: c.Top})
 	if err != nil {
 		return err
@@ -69,11 +65,7 @@ type actionShowCmd struct {
 	ID string `arg:"" help:"Action id."`
 }
 
-func (c actionShowCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c actionShowCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	a, err := server.MachineAction(ctx, c.ID)
 	if err != nil {
 		return err
@@ -85,11 +77,7 @@ type actionWatchCmd struct {
 	ID string `arg:"" help:"Action id."`
 }
 
-func (c actionWatchCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c actionWatchCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	a, err := server.MachineAction(ctx, c.ID)
 	if err != nil {
 		return err
@@ -98,7 +86,7 @@ func (c actionWatchCmd) Run(ctx context.Context, out cli.Output, as profileName)
 }
 
 // finish prints an action, after following it to its end if wait is set.
-func finish(ctx context.Context, out cli.Output, server *client.Client, a api.MachineAction, wait bool) (err error) {
+func finish(ctx context.Context, out cli.Output, server caller, a api.MachineAction, wait bool) (err error) {
 	if wait {
 		a, err = server.Watch(ctx, a.ID, func(a api.MachineAction) { cli.Progress("%s %s", a.ID, a.Status) })
 		if err != nil {
@@ -120,11 +108,7 @@ type actionCancelCmd struct {
 	Comment string `help:"Why, for the record."`
 }
 
-func (c actionCancelCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c actionCancelCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	a, err := server.Cancel(ctx, c.ID, c.Comment)
 	if err != nil {
 		return err
@@ -136,11 +120,7 @@ type evidenceCmd struct {
 	ID string `arg:"" help:"Action id."`
 }
 
-func (c evidenceCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c evidenceCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	e, err := server.Evidence(ctx, c.ID)
 	if err != nil {
 		return err

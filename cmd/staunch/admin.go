@@ -41,28 +41,32 @@ type adminCmd struct {
 // AfterApply hands the folder on to the command that runs.
 func (c *adminCmd) AfterApply(k *kong.Context) error {
 	k.Bind(adminDir(c.Data))
-	return nil
+	return k.BindToProvider(adminDir.server)
 }
 
 // adminDir is the server's folder.
 type adminDir string
 
-// client calls the server through its admin socket: the same API, with who may
+// admin is the server as its administrator calls it.
+type admin struct{ *client.Client }
+
+// server calls the server through its admin socket: the same API, with who may
 // open the socket as admin.
-func (d adminDir) client() (*client.Client, error) {
+func (d adminDir) server() (admin, error) {
 	socket := filepath.Join(string(d), "admin.sock")
 	if _, err := os.Stat(socket); err != nil {
 		hint := "start it with staunch server --data " + string(d)
 		if errors.Is(err, os.ErrPermission) {
 			hint = "run as the user that the server runs as"
 		}
-		return nil, &cli.Hinted{Err: fmt.Errorf("cannot reach a server in %s: %w", d, err), Hint: hint}
+		return admin{}, &cli.Hinted{Err: fmt.Errorf("cannot reach a server in %s: %w", d, err), Hint: hint}
 	}
 	var dialer net.Dialer
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dialer.DialContext(ctx, "unix", socket)
 	}
-	return client.New(client.Config{URL: "http://localhost", HTTP: &http.Client{Transport: &http.Transport{DialContext: dial}}})
+	c, err := client.New(client.Config{URL: "http://localhost", HTTP: &http.Client{Transport: &http.Transport{DialContext: dial}}})
+	return admin{c}, err
 }
 
 type enrollTokenCmd struct {
@@ -75,11 +79,7 @@ type enrollTokenCreateCmd struct {
 	Tag  []string      `help:"A tag for each device that enrolls with it (repeatable)." placeholder:"T" sep:"none"`
 }
 
-func (c enrollTokenCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c enrollTokenCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	token, err := server.CreateEnrollmentToken(ctx, api.EnrollmentTokenRequest{Uses: c.Uses, TTL: c.TTL.String(), Tags: c.Tag})
 	if err != nil {
 		return err
@@ -95,11 +95,7 @@ type revokeCmd struct {
 	Device string `arg:"" help:"Device id or DNS name."`
 }
 
-func (c revokeCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c revokeCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	if err := server.RevokeDevice(ctx, c.Device); err != nil {
 		return err
 	}
@@ -115,11 +111,7 @@ type settingGetCmd struct {
 	Key string `arg:"" help:"As in actions.expiry."`
 }
 
-func (c settingGetCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c settingGetCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	s, err := server.Setting(ctx, c.Key)
 	if err != nil {
 		return err
@@ -132,11 +124,7 @@ type settingSetCmd struct {
 	Value string `arg:"" help:"The new value."`
 }
 
-func (c settingSetCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c settingSetCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	s, err := server.SetSetting(ctx, c.Key, c.Value)
 	if err != nil {
 		return err
@@ -148,11 +136,7 @@ type backupCmd struct {
 	File string `arg:"" help:"Where to write it; must not exist."`
 }
 
-func (c backupCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c backupCmd) Run(ctx context.Context, out cli.Output, server admin, dir adminDir) error {
 	file, err := filepath.Abs(c.File)
 	if err != nil {
 		return err

@@ -15,11 +15,7 @@ type alertsCmd struct {
 	Top    int    `help:"At most so many." default:"50"`
 }
 
-func (c alertsCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c alertsCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	list, err := server.Alerts(ctx, client.Query{Filter: c.Filter, Top: c.Top})
 	if err != nil {
 		return err

@@ -28,13 +28,9 @@ type appCreateCmd struct {
 	Certificate string   `help:"PEM file of a certificate whose key signs its assertions." type:"existingfile" placeholder:"FILE"`
 }
 
-func (c appCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
+func (c appCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	if len(c.Permission)+len(c.Delegated) == 0 {
 		return &cli.Coded{Code: cli.Usage, Err: fmt.Errorf("an app without permissions can do nothing: give --permission or --delegated")}
-	}
-	server, err := dir.client()
-	if err != nil {
-		return err
 	}
 	certificate, err := readFile(c.Certificate)
 	if err != nil {
@@ -64,11 +60,7 @@ func readFile(path string) (string, error) {
 
 type appListCmd struct{}
 
-func (appListCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (appListCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	apps, err := server.Apps(ctx)
 	if err != nil {
 		return err
@@ -99,11 +91,7 @@ type appChangeCmd struct {
 	Enable            bool          `help:"Let it in again." xor:"state"`
 }
 
-func (c appChangeCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c appChangeCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	ch := api.AppChange{Permissions: c.Permission, Delegated: c.Delegated, RedirectURIs: c.RedirectURI, RemoveSecret: c.RemoveSecret, RemoveCertificate: c.RemoveCertificate}
 	if c.Disable || c.Enable {
 		ch.Disabled = &c.Disable
@@ -111,6 +99,7 @@ func (c appChangeCmd) Run(ctx context.Context, out cli.Output, dir adminDir) err
 	if c.AddSecret != 0 {
 		ch.AddSecret = c.AddSecret.String()
 	}
+	var err error
 	if ch.AddCertificate, err = readFile(c.AddCertificate); err != nil {
 		return err
 	}
@@ -127,11 +116,7 @@ type keysCmd struct {
 
 type keysRotateCmd struct{}
 
-func (keysRotateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (keysRotateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	k, err := server.RotateKeys(ctx)
 	if err != nil {
 		return err

@@ -29,11 +29,7 @@ type auditListCmd struct {
 	Limit int   `help:"At most so many." default:"100"`
 }
 
-func (c auditListCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c auditListCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	page, err := server.Audit(ctx, c.After, c.Limit)
 	if err != nil {
 		return err
@@ -102,11 +98,7 @@ func verifyOffline(ctx context.Context, out cli.Output, data, database string, e
 
 type checkpointCmd struct{}
 
-func (checkpointCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (checkpointCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	b, err := server.Checkpoint(ctx)
 	if err != nil {
 		return err

@@ -19,11 +19,7 @@ type devicesCmd struct {
 	Top    int    `help:"At most so many." default:"100"`
 }
 
-func (c devicesCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c devicesCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	if c.Device != "" {
 		m, err := server.Machine(ctx, c.Device)
 		if err != nil {
@@ -54,11 +50,7 @@ type stopCmd struct {
 	Wait    bool   `help:"Follow the action to its end; exit 0 only if it succeeded."`
 }
 
-func (c stopCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c stopCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	r := api.StopAndQuarantineRequest{Comment: c.Comment}
 	if len(c.Hash) == 64 {
 		r.Sha256 = c.Hash

@@ -23,11 +23,7 @@ type fileShowCmd struct {
 	Hours int    `help:"Count the devices of the last hours only, at most 720." default:"720"`
 }
 
-func (c fileShowCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c fileShowCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	f, err := server.File(ctx, c.Hash)
 	if err != nil {
 		return err
@@ -54,11 +50,7 @@ type fileDevicesCmd struct {
 	Top  int    `help:"At most so many." default:"100"`
 }
 
-func (c fileDevicesCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c fileDevicesCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	list, err := server.FileMachines(ctx, c.Hash, client.Query{Top: c.Top})
 	if err != nil {
 		return err

@@ -28,11 +28,7 @@ type indicatorsListCmd struct {
 	Top    int    `help:"At most so many." default:"100"`
 }
 
-func (c indicatorsListCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c indicatorsListCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	list, err := server.Indicators(ctx, client.Query{Filter: c.Filter, Top: c.Top})
 	if err != nil {
 		return err
@@ -64,11 +60,7 @@ type indicatorShowCmd struct {
 	ID string `arg:"" help:"Indicator id."`
 }
 
-func (c indicatorShowCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c indicatorShowCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	in, err := server.Indicator(ctx, c.ID)
 	if err != nil {
 		return err
@@ -114,11 +106,7 @@ type indicatorAddCmd struct {
 	ruleFlags
 }
 
-func (c indicatorAddCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c indicatorAddCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	in, err := server.SubmitIndicator(ctx, c.request(c.Hash))
 	if err != nil {
 		return err
@@ -134,12 +122,8 @@ type indicatorImportCmd struct {
 // maxBatch is how many indicators one call may carry.
 const maxBatch = 500
 
-func (c indicatorImportCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
+func (c indicatorImportCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	hashes, err := readHashes(c.File)
-	if err != nil {
-		return err
-	}
-	server, err := as.client()
 	if err != nil {
 		return err
 	}
@@ -204,17 +188,12 @@ type indicatorDeleteCmd struct {
 	ID []string `arg:"" help:"Indicator ids."`
 }
 
-func (c indicatorDeleteCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c indicatorDeleteCmd) Run(ctx context.Context, out cli.Output, server caller) error {
+	remove := server.DeleteIndicators
 	if len(c.ID) == 1 {
-		err = server.DeleteIndicator(ctx, c.ID[0])
-	} else {
-		err = server.DeleteIndicators(ctx, c.ID)
+		remove = func(ctx context.Context, id []string) error { return server.DeleteIndicator(ctx, id[0]) }
 	}
-	if err != nil {
+	if err := remove(ctx, c.ID); err != nil {
 		return err
 	}
 	return out.Print(map[string]any{"deleted": c.ID}, func(w writer) { fmt.Fprintf(w, "deleted %s\n", strings.Join(c.ID, " ")) })

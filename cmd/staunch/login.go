@@ -89,7 +89,15 @@ func (p profiles) write() error {
 // profileName is the one asked for on the command line; "" is the last one.
 type profileName string
 
-// client calls the server as the profile's caller.
+// caller is the server as the profile's caller calls it.
+type caller struct{ *client.Client }
+
+// server calls the server as the profile's caller.
+func (n profileName) server() (caller, error) {
+	c, err := n.client()
+	return caller{c}, err
+}
+
 func (n profileName) client() (*client.Client, error) {
 	p, err := readProfiles()
 	if err != nil {

@@ -66,7 +66,9 @@ func run() int {
 	defer stop()
 	out := cli.Output{JSON: c.JSON, W: os.Stdout}
 	k.BindTo(ctx, (*context.Context)(nil))
-	err = k.Run(out, profileName(c.Profile), parser.Model)
+	if err = k.BindToProvider(profileName.server); err == nil {
+		err = k.Run(out, profileName(c.Profile), parser.Model)
+	}
 	return cli.Exit("staunch", c.JSON, advise(err))
 }
 

@@ -29,11 +29,7 @@ type userCreateCmd struct {
 	Name          string `help:"Display name." placeholder:"TEXT"`
 }
 
-func (c userCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c userCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	password, err := cli.ReadSecret("password: ")
 	if err != nil {
 		return err
@@ -47,11 +43,7 @@ func (c userCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) er
 
 type userListCmd struct{}
 
-func (userListCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (userListCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	users, err := server.Users(ctx)
 	if err != nil {
 		return err
@@ -74,19 +66,15 @@ type userPasswordCmd struct {
 	PasswordStdin bool   `required:"" help:"Read the password from standard input: one line."`
 }
 
-func (c userPasswordCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
+func (c userPasswordCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	password, err := cli.ReadSecret("new password: ")
 	if err != nil {
 		return err
 	}
-	return changeUser(ctx, out, dir, c.UPN, api.UserChange{Password: &password}, "changed the password of")
+	return changeUser(ctx, out, server, c.UPN, api.UserChange{Password: &password}, "changed the password of")
 }
 
-func changeUser(ctx context.Context, out cli.Output, dir adminDir, upn string, ch api.UserChange, done string) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func changeUser(ctx context.Context, out cli.Output, server admin, upn string, ch api.UserChange, done string) error {
 	u, err := server.ChangeUser(ctx, upn, ch)
 	if err != nil {
 		return err
@@ -103,18 +91,18 @@ type userDisableCmd struct {
 	UPN string `arg:"" name:"upn" help:"The user."`
 }
 
-func (c userDisableCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
+func (c userDisableCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	yes := true
-	return changeUser(ctx, out, dir, c.UPN, api.UserChange{Disabled: &yes}, "disabled")
+	return changeUser(ctx, out, server, c.UPN, api.UserChange{Disabled: &yes}, "disabled")
 }
 
 type userEnableCmd struct {
 	UPN string `arg:"" name:"upn" help:"The user."`
 }
 
-func (c userEnableCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
+func (c userEnableCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	no := false
-	return changeUser(ctx, out, dir, c.UPN, api.UserChange{Disabled: &no}, "enabled")
+	return changeUser(ctx, out, server, c.UPN, api.UserChange{Disabled: &no}, "enabled")
 }
 
 type userTOTPCmd struct {
@@ -122,24 +110,20 @@ type userTOTPCmd struct {
 	Off bool   `help:"Ask for no code any more."`
 }
 
-func (c userTOTPCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
+func (c userTOTPCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	on := !c.Off
 	done := "made a second factor for"
 	if c.Off {
 		done = "took away the second factor of"
 	}
-	return changeUser(ctx, out, dir, c.UPN, api.UserChange{SecondFactor: &on}, done)
+	return changeUser(ctx, out, server, c.UPN, api.UserChange{SecondFactor: &on}, done)
 }
 
 type userDeleteCmd struct {
 	UPN string `arg:"" name:"upn" help:"The user."`
 }
 
-func (c userDeleteCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c userDeleteCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	return done(out, server.DeleteUser(ctx, c.UPN), "deleted", c.UPN)
 }
 
@@ -163,11 +147,7 @@ type groupCreateCmd struct {
 	Name string `arg:"" help:"Its name."`
 }
 
-func (c groupCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c groupCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	g, err := server.CreateGroup(ctx, c.Name)
 	if err != nil {
 		return err
@@ -177,11 +157,7 @@ func (c groupCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) e
 
 type groupListCmd struct{}
 
-func (groupListCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (groupListCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	groups, err := server.Groups(ctx)
 	if err != nil {
 		return err
@@ -200,11 +176,7 @@ type groupAddCmd struct {
 	UPN   string `arg:"" name:"upn" help:"The user."`
 }
 
-func (c groupAddCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c groupAddCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	return done(out, server.AddMember(ctx, c.Group, c.UPN), "added", c.Group, c.UPN)
 }
 
@@ -213,11 +185,7 @@ type groupRemoveCmd struct {
 	UPN   string `arg:"" name:"upn" help:"The user."`
 }
 
-func (c groupRemoveCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c groupRemoveCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	return done(out, server.RemoveMember(ctx, c.Group, c.UPN), "removed", c.Group, c.UPN)
 }
 
@@ -225,11 +193,7 @@ type groupDeleteCmd struct {
 	Name string `arg:"" help:"The group."`
 }
 
-func (c groupDeleteCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c groupDeleteCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	return done(out, server.DeleteGroup(ctx, c.Name), "deleted", c.Name)
 }
 
@@ -246,11 +210,7 @@ type roleCreateCmd struct {
 	Permission []string `required:"" help:"A role permission, as in \"Active remediation actions\" (repeatable)." placeholder:"P" sep:"none"`
 }
 
-func (c roleCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c roleCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	r, err := server.CreateRole(ctx, api.RoleRequest{Name: c.Name, Permissions: c.Permission})
 	if err != nil {
 		return err
@@ -260,11 +220,7 @@ func (c roleCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) er
 
 type roleListCmd struct{}
 
-func (roleListCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (roleListCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	roles, err := server.Roles(ctx)
 	if err != nil {
 		return err
@@ -283,11 +239,7 @@ type roleAssignCmd struct {
 	Group string `required:"" help:"The group of users." placeholder:"GROUP"`
 }
 
-func (c roleAssignCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c roleAssignCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	return done(out, server.AssignRole(ctx, c.Role, c.Group), "assigned", c.Role, c.Group)
 }
 
@@ -296,11 +248,7 @@ type roleUnassignCmd struct {
 	Group string `required:"" help:"The group of users." placeholder:"GROUP"`
 }
 
-func (c roleUnassignCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c roleUnassignCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	return done(out, server.UnassignRole(ctx, c.Role, c.Group), "unassigned", c.Role, c.Group)
 }
 
@@ -308,11 +256,7 @@ type roleDeleteCmd struct {
 	Name string `arg:"" help:"The role."`
 }
 
-func (c roleDeleteCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c roleDeleteCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	return done(out, server.DeleteRole(ctx, c.Name), "deleted", c.Name)
 }
 
@@ -331,11 +275,7 @@ type deviceGroupCreateCmd struct {
 	Description string   `help:"For people." placeholder:"TEXT"`
 }
 
-func (c deviceGroupCreateCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c deviceGroupCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	g, err := server.CreateDeviceGroup(ctx, api.DeviceGroupRequest{Name: c.Name, Description: c.Description, Rank: c.Rank, Rules: c.Rule, Access: c.Access})
 	if err != nil {
 		return err
@@ -345,11 +285,7 @@ func (c deviceGroupCreateCmd) Run(ctx context.Context, out cli.Output, dir admin
 
 type deviceGroupListCmd struct{}
 
-func (deviceGroupListCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (deviceGroupListCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	groups, err := server.DeviceGroups(ctx)
 	if err != nil {
 		return err
@@ -376,13 +312,9 @@ type deviceGroupChangeCmd struct {
 	Description *string  `help:"For people." placeholder:"TEXT"`
 }
 
-func (c deviceGroupChangeCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
+func (c deviceGroupChangeCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	if c.Open && len(c.Access) > 0 {
 		return &cli.Coded{Code: cli.Usage, Err: errors.New("--open and --access exclude each other")}
-	}
-	server, err := dir.client()
-	if err != nil {
-		return err
 	}
 	ch := api.DeviceGroupChange{Rank: c.Rank, Description: c.Description}
 	if c.Rule != nil {
@@ -403,10 +335,6 @@ type deviceGroupDeleteCmd struct {
 	Name string `arg:"" help:"The device group."`
 }
 
-func (c deviceGroupDeleteCmd) Run(ctx context.Context, out cli.Output, dir adminDir) error {
-	server, err := dir.client()
-	if err != nil {
-		return err
-	}
+func (c deviceGroupDeleteCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	return done(out, server.DeleteDeviceGroup(ctx, c.Name), "deleted", c.Name)
 }

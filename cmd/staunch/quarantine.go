@@ -28,11 +28,7 @@ type itemsCmd struct {
 	Limit  int    `help:"At most so many." default:"100"`
 }
 
-func (c itemsCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c itemsCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	page, err := server.Quarantine(ctx, client.QuarantineQuery{MachineID: c.Device, ActionID: c.Action, Hash: c.Hash, Limit: c.Limit})
 	if err != nil {
 		return err
@@ -50,11 +46,7 @@ type itemCmd struct {
 	Item string `arg:"" help:"Item id."`
 }
 
-func (c itemCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c itemCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	q, err := server.QuarantineItem(ctx, c.Item)
 	if err != nil {
 		return err
@@ -75,11 +67,7 @@ type restoreCmd struct {
 	Wait    bool   `help:"Follow the action to its end; exit 0 only if it succeeded."`
 }
 
-func (c restoreCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c restoreCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	a, err := server.Restore(ctx, c.Item, api.RestoreRequest{Comment: c.Comment, Destination: c.To})
 	if err != nil {
 		return err
@@ -93,11 +81,7 @@ type codeCmd struct {
 	Comment string `help:"Why, for the record."`
 }
 
-func (c codeCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c codeCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	code, err := server.RecoveryCode(ctx, c.Item, api.RestoreRequest{Comment: c.Comment, Destination: c.To})
 	if err != nil {
 		return err
@@ -114,11 +98,7 @@ type purgeCmd struct {
 	Wait    bool   `help:"Follow the action to its end; exit 0 only if it succeeded."`
 }
 
-func (c purgeCmd) Run(ctx context.Context, out cli.Output, as profileName) error {
-	server, err := as.client()
-	if err != nil {
-		return err
-	}
+func (c purgeCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 	a, err := server.Purge(ctx, c.Item, c.Comment)
 	if err != nil {
 		return err
