@@ -246,6 +246,7 @@ func (a *Agent) Start() error {
 	}
 	if a.index != nil {
 		a.work.Go(a.policy.patrol)
+		a.work.Go(func() { a.rules.Warm(a.ctx) })
 	}
 	if a.enrollment.DeviceID != "" {
 		a.work.Go(a.reportSightings)

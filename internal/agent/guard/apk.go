@@ -20,9 +20,10 @@ import (
 
 // apk reads Alpine's records (apk-v2(5)): lines "P:package", "F:folder",
 // "R:file" and "Z:Q1" with the file's SHA-1 in base64.
-func (g *Guard) apk(ctx context.Context, p *packaged) error {
+func (g *Guard) apk(ctx context.Context, r scan) error {
 	for _, db := range []string{"lib/apk/db/installed", "usr/lib/apk/db/installed"} {
 		var pkg, dir, name string
+		r.note(g.path(db))
 		err := scanLines(g.path(db), func(line string) error {
 			key, value, _ := strings.Cut(line, ":")
 			switch key {
@@ -37,7 +38,7 @@ func (g *Guard) apk(ctx context.Context, p *packaged) error {
 				if err != nil || !strings.HasPrefix(value, "Q1") {
 					return ctx.Err() // another digest than we know
 				}
-				return p.check(sha1Sum, hex.EncodeToString(sum), path.Join(dir, name), pkg)
+				return r.each(sha1Sum, hex.EncodeToString(sum), path.Join(dir, name), pkg)
 			}
 			return nil
 		})
@@ -50,8 +51,8 @@ func (g *Guard) apk(ctx context.Context, p *packaged) error {
 
 // pacman reads Arch's records (alpm-mtree(5)): one compressed list a package,
 // lines "./path key=value…" with md5digest and, of late, sha256digest.
-func (g *Guard) pacman(ctx context.Context, p *packaged) error {
-	lists, err := filepath.Glob(g.path("var/lib/pacman/local/*/mtree"))
+func (g *Guard) pacman(ctx context.Context, r scan) error {
+	lists, err := r.glob(g.path("var/lib/pacman/local"), "*/mtree")
 	if err != nil {
 		return recordsError("pacman", err)
 	}
@@ -59,7 +60,7 @@ func (g *Guard) pacman(ctx context.Context, p *packaged) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := mtree(list, p); err != nil {
+		if err := mtree(list, r); err != nil {
 			return recordsError("pacman", err)
 		}
 	}
@@ -69,7 +70,8 @@ func (g *Guard) pacman(ctx context.Context, p *packaged) error {
 // maxMtree bounds what one package's list may unfold to.
 const maxMtree = 256 << 20
 
-func mtree(list string, p *packaged) error {
+func mtree(list string, r scan) error {
+	r.note(list)
 	f, err := os.Open(list)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // removed meanwhile
@@ -82,11 +84,11 @@ func mtree(list string, p *packaged) error {
 	if err != nil {
 		return err
 	}
-	return readMtree(io.LimitReader(z, maxMtree), filepath.Base(filepath.Dir(list)), p)
+	return readMtree(io.LimitReader(z, maxMtree), filepath.Base(filepath.Dir(list)), r)
 }
 
-func readMtree(r io.Reader, pkg string, p *packaged) error {
-	s := bufio.NewScanner(r)
+func readMtree(from io.Reader, pkg string, r scan) error {
+	s := bufio.NewScanner(from)
 	s.Buffer(nil, 1<<20)
 	for s.Scan() {
 		fields := strings.Fields(s.Text())
@@ -100,7 +102,7 @@ func readMtree(r io.Reader, pkg string, p *packaged) error {
 			if !ok {
 				continue
 			}
-			if err := p.check(alg, value, name, pkg); err != nil {
+			if err := r.each(alg, value, name, pkg); err != nil {
 				return err
 			}
 		}

@@ -68,6 +68,10 @@ type Config struct {
 type Guard struct {
 	cfg    Config
 	kernel string // release of the running kernel
+
+	records remembered[records] // of the packages
+	named   remembered[[]named] // files the machine or the agent needs, by name
+	maps    mappings
 }
 
 // New returns a Guard.
@@ -146,68 +150,57 @@ func (g *Guard) path(elem ...string) string {
 	return filepath.Join(append([]string{g.cfg.Root}, elem...)...)
 }
 
+// Warm reads what Check will need and can keep, so that the first order need
+// not wait for it. What cannot be read is Check's to tell.
+func (g *Guard) Warm(ctx context.Context) {
+	_, _ = g.vital()
+	_, _ = g.readRecords(ctx)
+}
+
 // vital lists the files without which the machine or the agent stops, by
 // identity.
 func (g *Guard) vital() (map[inode.ID]Refusal, error) {
 	v := map[inode.ID]Refusal{}
-	add := func(path string, rule Rule, detail string) {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil { // what is not there needs no guard
-			id := inode.FromStat(&st).ID
-			if _, known := v[id]; !known {
-				v[id] = Refusal{rule, path, detail}
-			}
+	add := func(id inode.ID, rule Rule, path, detail string) {
+		if _, known := v[id]; !known {
+			v[id] = Refusal{rule, path, detail}
 		}
 	}
-	add("/proc/self/exe", Agent, "it is the agent itself")
-	for _, p := range processes() {
-		add(p, Agent, "a process of the agent runs from it")
+	at := func(path string, rule Rule, detail string) {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil { // what is not there needs no guard
+			add(inode.FromStat(&st).ID, rule, path, detail)
+		}
 	}
-	for _, p := range g.serviceFiles() {
-		add(p, Agent, "it belongs to the agent")
+	at("/proc/self/exe", Agent, "it is the agent itself")
+	for _, pid := range processes() {
+		at(fmt.Sprintf("/proc/%d/exe", pid), Agent, "a process of the agent runs from it")
+		// What it maps to read is left out: that may be the very file that is
+		// being taken. What cannot be read as well: it may have ended.
+		ids, _ := g.maps.of(pid, true)
+		for _, id := range ids {
+			add(id, Agent, "", "a process of the agent runs from it")
+		}
 	}
-	for _, p := range g.cfg.Own {
-		add(p, Agent, "it belongs to the agent")
-	}
-	add("/proc/1/exe", Init, "pid 1 runs from it")
-	mapped, err := mappedBy(1)
+	at("/proc/1/exe", Init, "pid 1 runs from it")
+	ids, err := g.maps.of(1, false)
 	if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("cannot see what pid 1 maps: %w", err)
 	}
-	for _, p := range mapped {
-		add(p, Init, "pid 1 maps it")
+	for _, id := range ids {
+		add(id, Init, "", "pid 1 maps it")
 	}
-	for _, pattern := range []string{
-		"lib*/ld-linux*.so*", "lib*/ld-musl-*.so*", "lib*/*/ld-linux*.so*", "usr/lib*/ld-*.so*", "usr/lib*/*/ld-*.so*",
-		"lib*/libc.so.6", "lib*/*/libc.so.6", "usr/lib*/libc.so.6", "usr/lib*/*/libc.so.6",
-	} {
-		found, err := filepath.Glob(g.path(pattern))
-		if err != nil {
-			return nil, fmt.Errorf("cannot look for the loader: %w", err)
-		}
-		for _, p := range found {
-			add(p, Loader, "every dynamic program needs it to start")
-		}
+	names, err := g.named.get(g.needed)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look for the loader: %w", err)
 	}
-	for _, p := range []string{"vmlinuz-" + g.kernel, "initrd.img-" + g.kernel, "initramfs-" + g.kernel + ".img", "System.map-" + g.kernel} {
-		add(g.path("boot", p), Kernel, "the running kernel was started from it")
+	for _, n := range names {
+		at(n.path, n.rule, n.detail)
+	}
+	for _, p := range g.cfg.Own {
+		at(p, Agent, "it belongs to the agent")
 	}
 	return v, nil
-}
-
-// mappedBy lists the files mapped by a process, through the links that lead to
-// the files themselves, whatever their names are by now.
-func mappedBy(pid int) ([]string, error) {
-	dir := fmt.Sprintf("/proc/%d/map_files", pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	paths := make([]string, 0, len(entries))
-	for _, e := range entries {
-		paths = append(paths, filepath.Join(dir, e.Name()))
-	}
-	return paths, nil
 }
 
 func (g *Guard) byPath(p string) *Refusal {

@@ -3,7 +3,6 @@
 package guard
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path"
@@ -15,17 +14,8 @@ import (
 // unitFolders are where the agent's service may be described.
 var unitFolders = []string{"etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"}
 
-// serviceFiles are the agent's units that are there, and what changes them.
-func (g *Guard) serviceFiles() []string {
-	var all []string
-	for _, dir := range unitFolders {
-		for _, pattern := range []string{"staunch-agent*", "staunch-agent*.d/*", "*.wants/staunch-agent*"} {
-			found, _ := filepath.Glob(g.path(dir, pattern)) // the patterns are ours
-			all = append(all, found...)
-		}
-	}
-	return all
-}
+// ownUnits match the agent's units, and what changes them, in such a folder.
+var ownUnits = []string{"staunch-agent*", "staunch-agent*.d/*", "*.wants/staunch-agent*"}
 
 // isService reports whether a path is one of them, by name.
 func (g *Guard) isService(p string) bool {
@@ -45,11 +35,9 @@ func (g *Guard) isService(p string) bool {
 // maxFamily bounds the processes looked at.
 const maxFamily = 64
 
-// processes lists, as links of /proc that lead to the files themselves, what
-// the agent's processes run from and map to execute: its own, its supervisor's
-// and those of its supervisor's other children. After an update they need not
-// be one file. What cannot be read is left out: it may have ended.
-func processes() []string {
+// processes lists the agent's processes: this one, its supervisor, and its
+// supervisor's other children. After an update they need not run from one file.
+func processes() []int {
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return nil
@@ -71,12 +59,7 @@ func processes() []string {
 			}
 		}
 	}
-	var all []string
-	for _, pid := range family {
-		all = append(all, fmt.Sprintf("/proc/%d/exe", pid))
-		all = append(all, executedBy(pid)...)
-	}
-	return all
+	return family
 }
 
 // program is the name of an executable, also of one that was replaced.
@@ -105,26 +88,6 @@ func childrenOf(pid int) []int {
 			if child, err := strconv.Atoi(w); err == nil {
 				all = append(all, child)
 			}
-		}
-	}
-	return all
-}
-
-// executedBy lists what a process maps to execute. What it maps to read is not
-// in it: that may be the very file that is being taken.
-func executedBy(pid int) []string {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		return nil
-	}
-	defer f.Close() // read only
-	var all []string
-	s := bufio.NewScanner(f)
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
-		fields := strings.Fields(s.Text()) // range, permissions, offset, device, inode, path
-		if len(fields) >= 6 && len(fields[1]) == 4 && fields[1][2] == 'x' && strings.HasPrefix(fields[5], "/") {
-			all = append(all, fmt.Sprintf("/proc/%d/map_files/%s", pid, fields[0]))
 		}
 	}
 	return all

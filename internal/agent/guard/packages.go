@@ -3,6 +3,7 @@
 package guard
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5" //nolint:gosec // the digest in the records of dpkg and old rpm; it decides what is spared, never what is taken
 	"crypto/sha512"
@@ -25,6 +26,8 @@ const (
 	sha512Sum algorithm = "sha512"
 )
 
+var algorithms = []algorithm{md5Sum, sha1Sum, sha256Sum, sha384Sum, sha512Sum}
+
 // packaged is the content that the package records are asked about: does a
 // package ship it? Where a copy of it lies does not matter: what is refused to
 // start is the content, and with it the package's own file.
@@ -38,24 +41,48 @@ type packaged struct {
 // pacman themselves and asks no tool: any that is there counts.
 func (g *Guard) packages(ctx context.Context, files []File) error {
 	p := &packaged{file: files[0], digests: map[algorithm]string{}}
-	for _, records := range []func(context.Context, *packaged) error{g.dpkg, g.rpm, g.apk, g.pacman} {
-		err := records(ctx, p)
-		var refusal *Refusal
-		if err != nil && !errors.As(err, &refusal) && ctx.Err() == nil {
-			return fmt.Errorf("%w; mend them, or give the order again with force", err)
-		}
+	known, err := g.readRecords(ctx)
+	if err != nil {
+		return unreadable(ctx, err)
+	}
+	if may, err := known.mayHave(p); err != nil || !may {
+		return err
+	}
+	return unreadable(ctx, g.scan(ctx, scan{note: func(string) {}, mentions: p.mentioned, each: p.check}))
+}
+
+// unreadable says what to do about records that cannot be read.
+func unreadable(ctx context.Context, err error) error {
+	var refusal *Refusal
+	if err != nil && !errors.As(err, &refusal) && ctx.Err() == nil {
+		return fmt.Errorf("%w; mend them, or give the order again with force", err)
+	}
+	return err
+}
+
+// mentioned reports whether a part of the records may name the content.
+func (p *packaged) mentioned(part []byte) (bool, error) {
+	for _, alg := range algorithms {
+		sum, err := p.digest(alg)
 		if err != nil {
-			return err
+			return false, compareError(p, err)
+		}
+		if bytes.Contains(part, []byte(sum)) {
+			return true, nil
 		}
 	}
-	return nil
+	return false, nil
+}
+
+func compareError(p *packaged, err error) error {
+	return fmt.Errorf("cannot compare %q with the package records: %w", first(p.file.Paths), err)
 }
 
 // check returns a *Refusal if the record of a packaged file has the content.
 func (p *packaged) check(alg algorithm, sum, path, pkg string) error {
 	got, err := p.digest(alg)
 	if err != nil {
-		return fmt.Errorf("cannot compare %q with the package records: %w", first(p.file.Paths), err)
+		return compareError(p, err)
 	}
 	if got != "" && strings.EqualFold(got, sum) {
 		return &Refusal{Package, first(p.file.Paths), fmt.Sprintf(

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"slices"
 )
 
 // rpmDatabases are where rpm keeps its records since 4.16. Fedora moved them
@@ -35,11 +34,11 @@ func (g *Guard) Unread() []string {
 }
 
 // rpm reads rpm's records: one header a package, with the digest of each file.
-func (g *Guard) rpm(ctx context.Context, p *packaged) error {
+func (g *Guard) rpm(ctx context.Context, r scan) error {
 	for _, db := range rpmDatabases {
 		var err error
 		for range 3 { // rpm may be writing
-			if err = readRPM(ctx, g.path(db), p); !errors.Is(err, errDamaged) {
+			if err = readRPM(ctx, g.path(db), r); !errors.Is(err, errDamaged) {
 				break
 			}
 		}
@@ -50,38 +49,30 @@ func (g *Guard) rpm(ctx context.Context, p *packaged) error {
 	return nil
 }
 
-func readRPM(ctx context.Context, file string, p *packaged) error {
+func readRPM(ctx context.Context, file string, r scan) error {
+	r.note(file)
+	r.note(file + "-wal")
 	d, done, err := openDatabase(file)
 	if err != nil {
 		return err
 	}
 	defer done()
-	var sums [][]byte
-	for _, alg := range []algorithm{md5Sum, sha1Sum, sha256Sum, sha384Sum, sha512Sum} {
-		sum, err := p.digest(alg)
-		if err != nil {
-			return err
-		}
-		sums = append(sums, []byte(sum))
-	}
 	return d.table("Packages", func(c [][]byte) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if len(c) < 2 || !mentions(c[1], sums) {
+		if len(c) < 2 {
 			return nil
+		}
+		if may, err := r.mentions(c[1]); err != nil || !may {
+			return err
 		}
 		h, err := parseHeader(c[1])
 		if err != nil {
 			return err
 		}
-		return h.check(p)
+		return h.check(r)
 	})
-}
-
-// mentions spares the work on headers without a digest that is asked about.
-func mentions(header []byte, sums [][]byte) bool {
-	return slices.ContainsFunc(sums, func(sum []byte) bool { return bytes.Contains(header, sum) })
 }
 
 // The tags of a header that are read (rpm's include/rpm/rpmtag.h).
@@ -156,8 +147,8 @@ func (h header) numbers(tag uint32) ([]uint32, error) {
 	return out, nil
 }
 
-// check compares the package's files with those asked about.
-func (h header) check(p *packaged) error {
+// check goes through the package's files.
+func (h header) check(r scan) error {
 	dirs, err1 := h.strings(tagDirNames)
 	bases, err2 := h.strings(tagBaseNames)
 	in, err3 := h.numbers(tagDirIndexes)
@@ -183,7 +174,7 @@ func (h header) check(p *packaged) error {
 		if sums[i] == "" {
 			continue // a folder or a link
 		}
-		if err := p.check(alg, sums[i], path.Join(dirs[in[i]], base), h.name()); err != nil {
+		if err := r.each(alg, sums[i], path.Join(dirs[in[i]], base), h.name()); err != nil {
 			return err
 		}
 	}

@@ -7,14 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"staunch/internal/agent/inode"
 	"staunch/internal/order"
@@ -111,41 +105,6 @@ func (v *volume) suspect(mapped map[inode.ID]bool) error {
 		}
 		return nil
 	})
-}
-
-// mappedForWriting lists the files that processes have mapped shared and
-// writable. Of processes that are not ours to read it knows nothing.
-func mappedForWriting() map[inode.ID]bool {
-	found := map[inode.ID]bool{}
-	files, _ := filepath.Glob("/proc/[0-9]*/maps") // the pattern is well formed
-	for _, name := range files {
-		maps, err := os.ReadFile(name)
-		if err != nil {
-			continue // ended, or not ours
-		}
-		for line := range strings.SplitSeq(string(maps), "\n") {
-			if id, ok := writableMapping(line); ok {
-				found[id] = true
-			}
-		}
-	}
-	return found
-}
-
-// writableMapping reads "start-end rw-s offset major:minor inode path".
-func writableMapping(line string) (id inode.ID, ok bool) {
-	f := strings.Fields(line)
-	if len(f) < 5 || len(f[1]) != 4 || f[1][1] != 'w' || f[1][3] != 's' {
-		return id, false
-	}
-	major, minor, _ := strings.Cut(f[3], ":")
-	a, err1 := strconv.ParseUint(major, 16, 32)
-	b, err2 := strconv.ParseUint(minor, 16, 32)
-	ino, err3 := strconv.ParseUint(f[4], 10, 64)
-	if err1 != nil || err2 != nil || err3 != nil || ino == 0 {
-		return id, false
-	}
-	return inode.ID{Dev: unix.Mkdev(uint32(a), uint32(b)), Ino: ino}, true
 }
 
 // catchUp reads what is dirty since epoch or before, the smallest first, on all
