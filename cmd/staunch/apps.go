@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -28,10 +29,15 @@ type appCreateCmd struct {
 	Certificate string   `help:"PEM file of a certificate whose key signs its assertions." type:"existingfile" placeholder:"FILE"`
 }
 
-func (c appCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
+// Validate is asked by the parser.
+func (c appCreateCmd) Validate() error {
 	if len(c.Permission)+len(c.Delegated) == 0 {
-		return &cli.Coded{Code: cli.Usage, Err: fmt.Errorf("an app without permissions can do nothing: give --permission or --delegated")}
+		return errors.New("an app without permissions can do nothing: give --permission or --delegated")
 	}
+	return nil
+}
+
+func (c appCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
 	certificate, err := readFile(c.Certificate)
 	if err != nil {
 		return err

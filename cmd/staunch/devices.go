@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"staunch/api"
 	"staunch/client"
 	"staunch/internal/cli"
 )
@@ -34,32 +33,5 @@ func (c devicesCmd) Run(ctx context.Context, out cli.Output, server caller) erro
 	if err != nil {
 		return err
 	}
-	return out.Print(list.Value, func(w writer) {
-		rows := make([][]string, len(list.Value))
-		for i, m := range list.Value {
-			rows[i] = []string{m.ID, m.ComputerDNSName, m.OSPlatform, m.HealthStatus, m.LastSeen.Local().Format(time.DateTime), strings.Join(m.MachineTags, " ")}
-		}
-		cli.Table(w, []string{"DEVICE", "NAME", "PLATFORM", "HEALTH", "SEEN", "TAGS"}, rows)
-	})
-}
-
-type stopCmd struct {
-	Hash    string `arg:"" help:"SHA-1 or SHA-256 of the file."`
-	Device  string `required:"" help:"Device id or DNS name." placeholder:"ID"`
-	Comment string `required:"" help:"Why, for the record."`
-	Wait    bool   `help:"Follow the action to its end; exit 0 only if it succeeded."`
-}
-
-func (c stopCmd) Run(ctx context.Context, out cli.Output, server caller) error {
-	r := api.StopAndQuarantineRequest{Comment: c.Comment}
-	if len(c.Hash) == 64 {
-		r.Sha256 = c.Hash
-	} else {
-		r.Sha1 = c.Hash
-	}
-	a, err := server.StopAndQuarantineFile(ctx, c.Device, r)
-	if err != nil {
-		return err
-	}
-	return finish(ctx, out, server, a, c.Wait)
+	return out.Print(list.Value, func(w writer) { printMachines(w, list.Value) })
 }

@@ -134,11 +134,16 @@ type loginCmd struct {
 	As                string `help:"Name of the profile. Default: the server's host name." placeholder:"NAME"`
 }
 
+// Validate is asked by the parser.
+func (c loginCmd) Validate() error {
+	if c.ClientSecretStdin && c.ClientID == "" {
+		return errors.New("--client-secret-stdin needs --client-id")
+	}
+	return nil
+}
+
 // Run proves that the caller is known before it keeps the profile.
 func (c loginCmd) Run(ctx context.Context, out cli.Output) error {
-	if c.ClientSecretStdin && c.ClientID == "" {
-		return &cli.Coded{Code: cli.Usage, Err: errors.New("--client-secret-stdin needs --client-id")}
-	}
 	p := profile{URL: strings.TrimSuffix(c.URL, "/"), TenantID: c.Tenant, ClientID: cmp.Or(c.ClientID, api.CommandLineApp)}
 	var err error
 	if c.ClientSecretStdin {

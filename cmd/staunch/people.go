@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -307,15 +306,12 @@ type deviceGroupChangeCmd struct {
 	Name        string   `arg:"" help:"The device group; \"Ungrouped devices\" are those in none, whose access alone can be changed."`
 	Rule        []string `help:"Rules in place of those it has (repeatable)." placeholder:"RULE" sep:"none"`
 	Rank        *int     `help:"1 is the highest." placeholder:"N"`
-	Access      []string `help:"Groups of users in place of those it has (repeatable)." placeholder:"GROUP" sep:"none"`
-	Open        bool     `help:"Open it to every group with a role."`
+	Access      []string `help:"Groups of users in place of those it has (repeatable)." placeholder:"GROUP" sep:"none" xor:"access"`
+	Open        bool     `help:"Open it to every group with a role." xor:"access"`
 	Description *string  `help:"For people." placeholder:"TEXT"`
 }
 
 func (c deviceGroupChangeCmd) Run(ctx context.Context, out cli.Output, server admin) error {
-	if c.Open && len(c.Access) > 0 {
-		return &cli.Coded{Code: cli.Usage, Err: errors.New("--open and --access exclude each other")}
-	}
 	ch := api.DeviceGroupChange{Rank: c.Rank, Description: c.Description}
 	if c.Rule != nil {
 		ch.Rules = &c.Rule
