@@ -5,6 +5,7 @@ package httpapi
 import (
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,13 +28,16 @@ func propertiesOf[T any]() []string { return properties(reflect.TypeFor[T]()) }
 // more than a page holds, which tells whether there is a next one.
 func list[T, R any](q *request, oq odata.Query, set string, fetch func(odata.Query) ([]R, int64, error), show func(R) T) (answer, error) {
 	if q.route.counts {
-		oq.Count, oq.Top, oq.Skip, oq.Order = true, 0, 0, nil
+		oq.Count, oq.Top, oq.Skip, oq.After, oq.Order = true, 0, 0, nil, nil
 		_, count, err := fetch(oq)
 		return answer{raw: strconv.AppendInt(nil, count, 10), kind: "application/json"}, err
 	}
 	page := oq.Top
 	if oq.Paged || oq.Top == 0 { // nothing is wanted, yet the count may be
 		oq.Top++
+	}
+	if oq.Paged {
+		oq.Mark = &odata.Mark{Row: page}
 	}
 	rows, count, err := fetch(oq)
 	if err != nil {
@@ -54,23 +58,31 @@ func list[T, R any](q *request, oq odata.Query, set string, fetch func(odata.Que
 		l.Count = &count
 	}
 	if more {
-		l.NextLink = q.nextLink("$skip", strconv.Itoa(oq.Skip+page))
+		// $skip is for clients that count; $skiptoken is where it really goes on.
+		l.NextLink = q.nextLink("$skip", strconv.Itoa(oq.Skip+page), "$skiptoken", oq.Mark.Token())
 	}
 	return answer{body: l}, nil
 }
 
-// nextLink is the address of this request with one option set anew and all
-// others as the client wrote them.
-func (q *request) nextLink(option, value string) string {
+// nextLink is the address of this request with some options, given as names and
+// values, set anew and all others as the client wrote them. An empty value
+// leaves its option out.
+func (q *request) nextLink(set ...string) string {
 	var kept []string
 	for part := range strings.SplitSeq(q.URL.RawQuery, "&") {
 		name, _, _ := strings.Cut(part, "=")
-		if n, err := url.QueryUnescape(name); part == "" || err != nil || strings.EqualFold(n, option) {
+		n, err := url.QueryUnescape(name)
+		replaced := slices.ContainsFunc(set, func(s string) bool { return strings.EqualFold(s, n) })
+		if part == "" || err != nil || replaced {
 			continue
 		}
 		kept = append(kept, strings.ReplaceAll(part, " ", "%20"))
 	}
-	kept = append(kept, option+"="+url.QueryEscape(value))
+	for pair := range slices.Chunk(set, 2) {
+		if pair[1] != "" {
+			kept = append(kept, pair[0]+"="+url.QueryEscape(pair[1]))
+		}
+	}
 	return q.base + q.URL.EscapedPath() + "?" + strings.Join(kept, "&")
 }
 

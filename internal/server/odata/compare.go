@@ -4,10 +4,12 @@ package odata
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 type operandKind int
@@ -99,7 +101,7 @@ func (p *parser) function(name token) (operand, error) {
 	if p.tok.kind != text {
 		return o, p.unexpected("a string in single quotes")
 	}
-	like := "(lower(" + of.field.Column + ") LIKE " + p.arg(Fold(pattern(f, p.tok.text))) + ` ESCAPE '\')`
+	like := p.like(f, "lower("+of.field.Column+")", Fold(p.tok.text))
 	o.field = Field{Name: f, Column: like, Type: Bool}
 	if err := p.advance(); err != nil {
 		return o, err
@@ -107,15 +109,36 @@ func (p *parser) function(name token) (operand, error) {
 	return o, p.expect(")")
 }
 
-func pattern(function, s string) string {
-	s = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s)
-	switch function {
-	case "startswith":
-		return s + "%"
-	case "endswith":
-		return "%" + s
+// like compiles one of the three functions that look into a string. A beginning
+// is a range, which an index serves; both databases compare byte by byte.
+func (p *parser) like(function, column, s string) string {
+	if end := behindAll(s); function == "startswith" && end != "" {
+		return "(" + column + " >= " + p.arg(s) + " AND " + column + " < " + p.arg(end) + ")"
 	}
-	return "%" + s + "%"
+	pattern := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s) + "%"
+	switch function {
+	case "endswith":
+		pattern = "%" + strings.TrimSuffix(pattern, "%")
+	case "contains":
+		pattern = "%" + pattern
+	}
+	return "(" + column + " LIKE " + p.arg(pattern) + ` ESCAPE '\')`
+}
+
+// behindAll is the first string behind all that begin with s; "" where there is none.
+func behindAll(s string) string {
+	for s != "" {
+		r, n := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-n]
+		switch r {
+		case utf8.MaxRune:
+		case 0xD7FF: // what follows are no characters
+			return s + "\uE000"
+		default:
+			return s + string(r+1)
+		}
+	}
+	return ""
 }
 
 // Fold is lower() as both databases apply it to a column: A to Z alone. On a
@@ -167,11 +190,33 @@ func (p *parser) compare(left operand, op comparison, right operand) (string, er
 	case property:
 		return p.compareFields(left, op, right)
 	}
+	if f.Cases != nil && !op.orders() && right.kind == textLiteral {
+		cond := f.when(right.text, op.word == "eq")
+		p.spans = append(p.spans, Span{Cond: cond})
+		return cond, nil
+	}
 	value, err := p.value(f, op, right)
 	if err != nil {
 		return "", err
 	}
 	return f.side() + " " + op.sql + " " + value, nil
+}
+
+// when is the condition that a field of cases has the value, or another one.
+func (f Field) when(value string, has bool) string {
+	var any []string
+	for _, v := range slices.Sorted(maps.Keys(f.Cases)) {
+		if strings.EqualFold(v, value) == has {
+			any = append(any, f.Cases[v])
+		}
+	}
+	switch {
+	case len(any) > 0:
+		return "(" + strings.Join(any, " OR ") + ")"
+	case has:
+		return "(FALSE)"
+	}
+	return "(" + f.Column + " IS NULL)"
 }
 
 func (p *parser) compareFields(left operand, op comparison, right operand) (string, error) {
@@ -198,7 +243,7 @@ func (p *parser) in(left operand) (string, error) {
 	if err := p.expect("("); err != nil {
 		return "", err
 	}
-	var values []string
+	var values, sql []string
 	orNull := false
 	for {
 		if err := p.count(); err != nil {
@@ -208,9 +253,12 @@ func (p *parser) in(left operand) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if o.kind == null {
+		switch {
+		case o.kind == null:
 			orNull = true
-		} else {
+		case left.field.Cases != nil && o.kind == textLiteral:
+			sql = append(sql, left.field.when(o.text, true))
+		default:
 			v, err := p.value(left.field, comparisons[0], o)
 			if err != nil {
 				return "", err
@@ -224,7 +272,6 @@ func (p *parser) in(left operand) (string, error) {
 			return "", err
 		}
 	}
-	var sql []string
 	if len(values) > 0 {
 		sql = append(sql, left.field.side()+" IN ("+strings.Join(values, ", ")+")")
 	}
@@ -258,7 +305,11 @@ func (p *parser) value(f Field, op comparison, o operand) (string, error) {
 		if err != nil || o.kind != bareLiteral && o.kind != textLiteral {
 			return "", p.fail(o.pos, "Property '%s' is a time, as in 2026-02-10T00:00:00Z", f.Name)
 		}
-		return p.arg(micros(t, op)), nil
+		us := micros(t, op)
+		if op.orders() {
+			p.spans = append(p.spans, Span{f.Column, f.Column + " " + op.sql + " " + strconv.FormatInt(us, 10)})
+		}
+		return p.arg(us), nil
 	}
 	return "", p.fail(o.pos, "Property '%s' cannot be compared with this", f.Name)
 }

@@ -19,19 +19,19 @@ import (
 // In OData a comparison with null is false and its negation true; in SQL both
 // are null. So a negated expression goes through coalesce, and "ne" is IS
 // DISTINCT FROM; all else may stay null, which a WHERE takes for false.
-func compile(filter string, fields []Field) (string, []any, error) {
+func compile(filter string, fields []Field) (string, []any, []Span, error) {
 	p := parser{option: "$filter", text: filter, fields: fields}
 	if err := p.start(); err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	sql, err := p.or()
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	if p.tok.kind != end {
-		return "", nil, p.unexpected("'and', 'or' or the end")
+		return "", nil, nil, p.unexpected("'and', 'or' or the end")
 	}
-	return sql, p.args, nil
+	return sql, p.args, p.spans, nil
 }
 
 func (p *parser) or() (string, error)  { return p.chain("or", " OR ", p.and) }
@@ -39,6 +39,7 @@ func (p *parser) and() (string, error) { return p.chain("and", " AND ", p.unary)
 
 func (p *parser) chain(operator, sql string, operand func() (string, error)) (string, error) {
 	var parts []string
+	before := len(p.spans)
 	for {
 		part, err := operand()
 		if err != nil {
@@ -55,6 +56,9 @@ func (p *parser) chain(operator, sql string, operand func() (string, error)) (st
 	if len(parts) == 1 {
 		return parts[0], nil
 	}
+	if operator == "or" { // no row need be in any one of them
+		p.spans = p.spans[:before]
+	}
 	return "(" + strings.Join(parts, sql) + ")", nil
 }
 
@@ -62,10 +66,12 @@ func (p *parser) unary() (string, error) {
 	switch {
 	case p.keyword("not"):
 		return p.nested(func() (string, error) {
+			before := len(p.spans)
 			if err := p.advance(); err != nil {
 				return "", err
 			}
 			sql, err := p.unary()
+			p.spans = p.spans[:before]
 			return "(NOT coalesce(" + sql + ", FALSE))", err
 		})
 	case p.at("("):
@@ -156,7 +162,7 @@ func (p *parser) lambda(over operand) (string, error) {
 			return "", err
 		}
 		if p.at(")") && !all {
-			return "EXISTS (SELECT 1 FROM " + over.field.Column + " AS item)", p.advance()
+			return over.field.with(" IN ", "TRUE"), p.advance()
 		}
 		if p.tok.kind != word {
 			return "", p.unexpected("a name for each member, as in any(t: t eq 'x')")
@@ -174,10 +180,16 @@ func (p *parser) lambda(over operand) (string, error) {
 			return "", err
 		}
 		if all {
-			return "(NOT EXISTS (SELECT 1 FROM " + over.field.Column + " AS item WHERE NOT coalesce(" + sql + ", FALSE)))", p.expect(")")
+			return over.field.with(" NOT IN ", "NOT coalesce("+sql+", FALSE)"), p.expect(")")
 		}
-		return "EXISTS (SELECT 1 FROM " + over.field.Column + " AS item WHERE " + sql + ")", p.expect(")")
+		return over.field.with(" IN ", sql), p.expect(")")
 	})
+}
+
+// with is the condition that the row is among the owners of members for which
+// sql is true: asked from the members' side, an index on them serves.
+func (f Field) with(in, sql string) string {
+	return "(" + f.Owner + in + "(SELECT item.owner FROM " + f.Column + " AS item WHERE " + sql + "))"
 }
 
 // field finds the property that the word names.

@@ -38,6 +38,7 @@ type parser struct {
 	depth int
 	terms int
 	args  []any
+	spans []Span
 
 	variable string // of the any() or all() that is being read
 }

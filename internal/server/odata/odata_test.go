@@ -24,7 +24,9 @@ var testFields = []Field{
 	{Name: "isExcluded", Column: "m.excluded", Type: Bool},
 	{Name: "lastSeen", Column: "m.seen", Type: DateTime},
 	{Name: "firstSeen", Column: "m.first", Type: DateTime},
-	{Name: "machineTags", Column: "(SELECT t.tag AS value FROM tags t WHERE t.machine = m.id)", Type: Strings},
+	{Name: "machineTags", Column: "(SELECT t.machine AS owner, t.tag AS value FROM tags t)", Owner: "m.id", Type: Strings},
+	{Name: "healthStatus", Column: "(CASE WHEN m.seen > 1770000000000000 THEN 'Active' ELSE 'Inactive' END)", Type: Folded, Cases: map[string]string{
+		"Active": "m.seen > 1770000000000000", "Inactive": "coalesce(m.seen, 0) <= 1770000000000000"}},
 }
 
 // testDB holds four machines; d has nothing but its id.
@@ -135,6 +137,15 @@ func TestFilter(t *testing.T) {
 		{"lastSeen le '2026-02-10t00:00:00.5z'", "ac"},
 		{"lastSeen gt firstSeen", "ac"},
 		{"lastSeen eq firstSeen", "b"},
+		// Worked out, not kept.
+		{"healthStatus eq 'ACTIVE'", "ab"},
+		{"healthStatus ne 'Active'", "cd"},
+		{"healthStatus eq 'Inactive'", "cd"},
+		{"healthStatus eq 'NoSensorData'", ""},
+		{"healthStatus ne 'NoSensorData'", "abcd"},
+		{"healthStatus in ('Inactive','Unknown')", "cd"},
+		{"healthStatus eq null", ""},
+		{"startswith(healthStatus,'act')", "ab"},
 		// Null.
 		{"status eq null", "d"},
 		{"status ne null", "abc"},

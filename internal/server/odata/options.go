@@ -64,7 +64,7 @@ func Parse(values url.Values, fields []Field, opts Options) (Query, error) {
 
 func (q *Query) set(option, name, value string, fields []Field, opts Options) (err error) {
 	switch option {
-	case "$filter", "$orderby", "$top", "$skip", "$count", "$select", "$format":
+	case "$filter", "$orderby", "$top", "$skip", "$skiptoken", "$count", "$select", "$format":
 		if value == "" {
 			return invalid("The value for OData query '%s' cannot be empty.", option)
 		}
@@ -74,7 +74,7 @@ func (q *Query) set(option, name, value string, fields []Field, opts Options) (e
 	}
 	switch option {
 	case "$filter":
-		q.Where, q.Args, err = compile(value, fields)
+		q.Where, q.Args, q.Spans, err = compile(value, fields)
 	case "$orderby":
 		q.Order, err = orderBy(value, fields)
 	case "$top":
@@ -85,6 +85,10 @@ func (q *Query) set(option, name, value string, fields []Field, opts Options) (e
 		}
 	case "$skip":
 		q.Skip, err = wholeNumber(option, value)
+	case "$skiptoken":
+		if q.After, err = readToken(value); err != nil {
+			err = badToken(err.Error())
+		}
 	case "$count":
 		q.Count = strings.EqualFold(value, "true")
 		if !q.Count && !strings.EqualFold(value, "false") {
@@ -163,7 +167,7 @@ func (p *parser) orderTerm() (o Order, err error) {
 	if f.Type == Strings {
 		return o, p.fail(p.tok.pos, "Property '%s' is a collection and cannot be ordered by", f.Name)
 	}
-	o.Column = f.side()
+	o.Column, o.Type = f.side(), f.Type
 	if err := p.advance(); err != nil {
 		return o, err
 	}

@@ -28,7 +28,7 @@ const selectAction = "SELECT " + actionRow + ", signed_order, cancel_order, rece
 // actionList leaves the large columns out: a page of ten thousand must not carry
 // their receipts.
 var actionList = list{
-	table: "actions", columns: actionRow + ", NULL, NULL, NULL",
+	table: "actions", newest: "actions.created", columns: actionRow + ", NULL, NULL, NULL",
 	reach: func(groups []int64) string { return onDevicesOf("actions.machine_id", groups) },
 }
 

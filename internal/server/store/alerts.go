@@ -23,7 +23,7 @@ const alertRow = `seq, id, title, description, severity, status, category, class
 const selectAlert = "SELECT " + alertRow + " FROM alerts "
 
 var alertList = list{
-	table: "alerts", columns: alertRow,
+	table: "alerts", newest: "alerts.created", columns: alertRow,
 	reach: func(groups []int64) string { return onDevicesOf("alerts.machine_id", groups) },
 }
 

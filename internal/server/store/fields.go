@@ -36,8 +36,12 @@ func ActionFields() []odata.Field {
 // at the time now, from which their health follows. Each has the value that
 // device.Machine shows; a test holds the two together.
 func DeviceFields(now time.Time) []odata.Field {
-	health := fmt.Sprintf("(CASE WHEN devices.last_seen > %d THEN 'Active' ELSE 'Inactive' END)", now.Add(-activeFor).UnixMicro())
-	constant := func(v string) string { return "(CAST('" + v + "' AS TEXT))" }
+	active := fmt.Sprintf("devices.last_seen > %d", now.Add(-activeFor).UnixMicro())
+	inactive := fmt.Sprintf("devices.last_seen <= %d", now.Add(-activeFor).UnixMicro())
+	health := "(CASE WHEN " + active + " THEN 'Active' ELSE 'Inactive' END)"
+	constant := func(name, v string) odata.Field {
+		return odata.Field{Name: name, Column: "(CAST('" + v + "' AS TEXT))", Type: odata.Folded, Cases: map[string]string{v: "TRUE"}}
+	}
 	return []odata.Field{
 		{Name: "id", Column: "devices.id", Type: odata.String},
 		{Name: "computerDnsName", Column: "devices.name", Type: odata.Folded},
@@ -45,15 +49,16 @@ func DeviceFields(now time.Time) []odata.Field {
 		{Name: "version", Column: "devices.os_version", Type: odata.Folded},
 		{Name: "lastSeen", Column: "devices.last_seen", Type: odata.DateTime},
 		{Name: "firstSeen", Column: "devices.first_seen", Type: odata.DateTime},
-		{Name: "healthStatus", Column: health, Type: odata.Folded, Values: []string{"Active", "Inactive"}},
-		{Name: "machineTags", Column: "(SELECT device_tags.tag AS value FROM device_tags WHERE device_tags.device = devices.id)", Type: odata.Strings},
+		{Name: "healthStatus", Column: health, Type: odata.Folded, Values: []string{"Active", "Inactive"},
+			Cases: map[string]string{"Active": active, "Inactive": inactive}},
+		{Name: "machineTags", Column: "(SELECT device_tags.device AS owner, device_tags.tag AS value FROM device_tags)", Owner: "devices.id", Type: odata.Strings},
 		{Name: "deviceValue", Column: "(CASE WHEN devices.value = '' THEN 'Normal' ELSE devices.value END)", Type: odata.Folded},
 		{Name: "rbacGroupId", Column: "devices.group_id", Type: odata.Number},
-		{Name: "onboardingStatus", Column: constant("Onboarded"), Type: odata.Folded},
+		constant("onboardingStatus", "Onboarded"),
 		{Name: "lastIpAddress", Column: "nullif(devices.internal_ip, '')", Type: odata.String},
-		{Name: "aadDeviceId", Column: "(CAST(NULL AS TEXT))", Type: odata.String},
-		{Name: "riskScore", Column: constant("None"), Type: odata.Folded},
-		{Name: "exposureLevel", Column: constant("None"), Type: odata.Folded},
+		{Name: "aadDeviceId", Column: "(CAST(NULL AS TEXT))", Type: odata.String, Cases: map[string]string{}},
+		constant("riskScore", "None"),
+		constant("exposureLevel", "None"),
 		{Name: "agentVersion", Column: "devices.agent_version", Type: odata.Folded},
 		{Name: "osArchitecture", Column: "devices.architecture", Type: odata.Folded, Values: []string{"32-bit", "64-bit"}},
 	}

@@ -32,8 +32,8 @@ const selectIndicator = "SELECT " + indicatorRow + " FROM indicators "
 
 // IndicatorFields are the properties by which indicators may be filtered and ordered.
 func IndicatorFields() []odata.Field {
-	group := func(column string) string {
-		return "(SELECT indicator_groups." + column + " AS value FROM indicator_groups WHERE indicator_groups.indicator = indicators.seq)"
+	group := func(name, column string) odata.Field {
+		return odata.Field{Name: name, Column: "(SELECT indicator_groups.indicator AS owner, indicator_groups." + column + " AS value FROM indicator_groups)", Owner: "indicators.seq", Type: odata.Strings}
 	}
 	return []odata.Field{
 		{Name: "id", Column: "CAST(indicators.seq AS TEXT)", Type: odata.String},
@@ -53,8 +53,8 @@ func IndicatorFields() []odata.Field {
 		{Name: "expirationTime", Column: "nullif(indicators.expires, 0)", Type: odata.DateTime},
 		{Name: "creationTimeDateTimeUtc", Column: "indicators.created", Type: odata.DateTime},
 		{Name: "lastUpdateTime", Column: "indicators.updated", Type: odata.DateTime},
-		{Name: "rbacGroupNames", Column: group("name"), Type: odata.Strings},
-		{Name: "rbacGroupIds", Column: group("group_id"), Type: odata.Strings},
+		group("rbacGroupNames", "name"),
+		group("rbacGroupIds", "group_id"),
 	}
 }
 

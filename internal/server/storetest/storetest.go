@@ -90,6 +90,7 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"overdue", testOverdue},
 		{"lists of actions", testActionLists},
 		{"pages never overlap", testPages},
+		{"pages go on where the last one ended", testWalk},
 		{"items are replaced", testItems},
 		{"items page by cursor", testItemPages},
 		{"item of another device is left alone", testItemForeign},
