@@ -217,12 +217,12 @@ func (a *Agent) Start() error {
 	if err := process.ThawLeftover(a.state.Dir); err != nil {
 		return err
 	}
-	recovered, err := a.vault.Recover(a.ctx)
+	stuck, err := a.settle()
 	if err != nil {
 		return err
 	}
-	for _, r := range recovered {
-		a.log.Info("ended what was under way", "item", r.ID, "ended", r.Ended, "paths", r.Paths, "note", r.Note)
+	if stuck {
+		a.work.Go(a.keepSettling)
 	}
 	if err := a.kept.liftRestored(a.vault); err != nil {
 		return err

@@ -29,24 +29,25 @@ type Request struct {
 
 // A step is one step of a containment. Steps are tried in order; when one
 // fails before the point of no return, those that had begun are undone in
-// reverse. do may be called again in a later round and must then add to what
-// it did before.
+// reverse; behind it, those that are due all the same are still done. do may be
+// called again in a later round and must then add to what it did before.
 type step struct {
-	name string
-	do   func(*containment, context.Context) error
-	undo func(*containment)
+	name   string
+	do     func(*containment, context.Context) error
+	undo   func(*containment)
+	always bool // also when one before it has failed behind the point of no return
 }
 
 // steps is a containment from beginning to end. "hold" kills and is the point
 // of no return: up to it a cancel leaves everything as it was.
 var steps = []step{
-	{"find", (*containment).find, nil},
-	{"guard", (*containment).guard, nil},
-	{"gate", (*containment).gate, (*containment).ungate},
-	{"hold", (*containment).hold, nil},
-	{"take", (*containment).take, nil},
-	{"trace", (*containment).trace, nil},
-	{"prove", (*containment).prove, nil},
+	{name: "find", do: (*containment).find},
+	{name: "guard", do: (*containment).guard},
+	{name: "gate", do: (*containment).gate, undo: (*containment).ungate},
+	{name: "hold", do: (*containment).hold},
+	{name: "take", do: (*containment).take},
+	{name: "trace", do: (*containment).trace, always: true},
+	{name: "prove", do: (*containment).prove},
 }
 
 // pointOfNoReturn is the first step that cannot be undone.
@@ -153,19 +154,15 @@ func (c *containment) runFrom(ctx context.Context, first int) error {
 			c.undo(first + i)
 			return err
 		}
-		start := c.since()
-		err := s.do(c, ctx)
-		done := order.Step{Name: s.name, StartNs: start, EndNs: c.since()}
-		if err != nil && !errors.Is(err, errDone) {
-			done.Error = err.Error()
-		}
-		c.receipt.Steps = append(c.receipt.Steps, done)
+		done, err := c.try(ctx, s)
 		if err := c.outcome(done); err != nil {
 			return err
 		}
 		if err != nil {
 			if !c.final {
 				c.undo(first + i)
+			} else if !errors.Is(err, errRound) && !errors.Is(err, errDone) {
+				c.rest(ctx, steps[first+i+1:])
 			}
 			return err
 		}
@@ -175,6 +172,33 @@ func (c *containment) runFrom(ctx context.Context, first int) error {
 		}
 	}
 	return nil
+}
+
+// try does one step and notes it in the receipt.
+func (c *containment) try(ctx context.Context, s step) (order.Step, error) {
+	start := c.since()
+	err := s.do(c, ctx)
+	done := order.Step{Name: s.name, StartNs: start, EndNs: c.since()}
+	if err != nil && !errors.Is(err, errDone) {
+		done.Error = err.Error()
+	}
+	c.receipt.Steps = append(c.receipt.Steps, done)
+	return done, err
+}
+
+// rest does what is due behind a step that has failed: whoever reads why also
+// reads what would bring the file back. What goes wrong with it does not hide
+// the first failure.
+func (c *containment) rest(ctx context.Context, steps []step) {
+	for _, s := range steps {
+		if !s.always || c.intend(s.name) != nil {
+			continue
+		}
+		done, _ := c.try(ctx, s) // the receipt has it
+		if err := c.outcome(done); err != nil {
+			c.log.Warn("the outcome of a step is not in the journal", "step", s.name, "error", err)
+		}
+	}
 }
 
 func (c *containment) undo(last int) {

@@ -90,7 +90,7 @@ func (a *Agent) StartLocal() error {
 	if err := process.ThawLeftover(a.state.Dir); err != nil {
 		return err
 	}
-	if _, err := a.vault.Recover(a.ctx); err != nil {
+	if _, err := a.settle(); err != nil {
 		return err
 	}
 	if err := a.kept.liftRestored(a.vault); err != nil {

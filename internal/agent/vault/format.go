@@ -210,16 +210,26 @@ func validNames(names []Name) error {
 // readBounded reads a file of the vault, without following a link.
 func readBounded(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|oNoFollow|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s %w: it is a symbolic link", path, errForm)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()                                                //nolint:errcheck // read only
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() { // reading a pipe would wait for ever
-		return nil, errors.Join(err, fmt.Errorf("%s is not a regular file", path))
+	defer f.Close() //nolint:errcheck // read only
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() { // reading a pipe would wait for ever
+		return nil, fmt.Errorf("%s %w: it is not a regular file", path, errForm)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
 	if err == nil && len(b) > maxRecord {
-		err = fmt.Errorf("%s is larger than the %d bytes allowed", path, maxRecord)
+		err = fmt.Errorf("%s %w: it is larger than the %d bytes allowed", path, errForm, maxRecord)
 	}
 	return b, err
 }
+
+// errForm says that what has the name of a record cannot be one.
+var errForm = errors.New("is not a record")

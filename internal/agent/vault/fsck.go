@@ -129,6 +129,10 @@ func (c *checker) item(ctx context.Context, id string) error {
 	if errors.Is(err, ErrNotFound) {
 		return nil // dropped meanwhile
 	}
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		c.found(id, c.v.manifestPath(id), err.Error(), unreadable, nil)
+		return nil
+	}
 	if err != nil {
 		c.found(id, c.v.manifestPath(id), err.Error(), "bring the manifest back from a backup; without it the content can be opened, but not put back as it was; staunch-agent fsck --repair moves both to the vault's damaged folder", c.moveAside(id))
 		return nil
@@ -152,10 +156,13 @@ func (c *checker) item(ctx context.Context, id string) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	default:
-		c.found(id, c.v.contentPath(id), err.Error(), "see that the disk and the file can be read, then check again", nil)
+		c.found(id, c.v.contentPath(id), err.Error(), unreadable, nil)
 	}
 	return nil
 }
+
+// unreadable is the advice for what may be whole: nothing is done to it.
+const unreadable = "see that the disk and the file can be read, then check again"
 
 // moveAside moves what there is of an item to DIR/damaged.
 func (c *checker) moveAside(id string) func() (string, error) {
@@ -202,7 +209,7 @@ func (c *checker) stray(folder, name string) {
 	case folder == "items" && item && ext == "json", folder == "intents" && item:
 		return // checked before
 	case folder == "items" && item && ext == "age":
-		if _, err := os.Lstat(c.v.manifestPath(id)); err != nil {
+		if _, err := os.Lstat(c.v.manifestPath(id)); errors.Is(err, fs.ErrNotExist) {
 			c.found(id, path, "sealed content without a manifest: where it came from is not known", "open it with the key if you need it; staunch-agent fsck --repair moves it to the vault's damaged folder", c.moveAside(id))
 		}
 	case folder == "tmp" && item:

@@ -29,6 +29,7 @@ type Grabbed struct {
 	stat   inode.Stat // of it, when its content was checked
 	leased bool       // nobody has it open for writing, and nobody can without breaking the lease
 	sealed bool
+	prior  *Manifest // the item that has this file already; Seal claims it
 	ended  bool
 }
 
@@ -93,6 +94,9 @@ func (g *Grabbed) end() {
 	g.v.tidy(g.stage)
 	g.stage.close()
 	g.v.release(g.in.ID)
+	if g.prior != nil {
+		g.v.release(g.prior.ID)
+	}
 }
 
 // begin looks at the file and its names, and changes nothing.

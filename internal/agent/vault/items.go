@@ -28,10 +28,13 @@ func (v *Vault) load(id string) (*Manifest, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("item %s: %w", id, ErrNotFound)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errForm) {
 		return nil, fmt.Errorf("item %s: its manifest cannot be read: %w; run staunch-agent fsck", id, err)
 	}
-	m, err := decodeManifest(b)
+	var m *Manifest
+	if err == nil {
+		m, err = decodeManifest(b)
+	}
 	if err == nil && m.ID != id {
 		err = fmt.Errorf("it is the manifest of item %s", m.ID)
 	}
@@ -103,10 +106,11 @@ func (v *Vault) OpenContent(id string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open content: %w", err)
 	}
-	r, err := age.Decrypt(f, v.identity)
+	disk := &diskReader{r: f}
+	r, err := age.Decrypt(disk, v.identity)
 	if err != nil {
 		_ = f.Close() // read only
-		return nil, fmt.Errorf("cannot open content: item %s: %w: %w", id, ErrDamaged, err)
+		return nil, fmt.Errorf("cannot open content: item %s: %w", id, disk.blame(err))
 	}
 	if !m.Sparse {
 		return &content{Reader: r, file: f}, nil

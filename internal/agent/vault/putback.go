@@ -75,7 +75,7 @@ func (v *Vault) giveBack(in *Intent, s *stage, parent, file *os.File) error {
 	case err == nil:
 		err = &ElsewhereError{Path: order.TextOf(path.Join(parent.Name(), as)), Why: "its name was taken meanwhile"}
 	case errors.Is(err, unix.ENOENT):
-		if _, gone := idAt(s.dir, in.Staging.Name); gone != nil {
+		if _, err := idAt(s.dir, in.Staging.Name); gone(err) {
 			return fmt.Errorf("%w from staging: somebody else removed it", ErrVanished)
 		}
 		name := returnedPrefix + in.ID

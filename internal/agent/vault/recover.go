@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"staunch/internal/agent/inode"
@@ -35,10 +36,14 @@ type Recovered struct {
 // says what is stuck; the rest was dealt with.
 func (v *Vault) Recover(ctx context.Context) ([]Recovered, error) {
 	all, err := v.recoverAll(ctx)
-	if v.cfg.ReadOnly || ctx.Err() != nil {
+	v.mu.Lock()
+	first := !v.swept
+	v.swept = v.swept || ctx.Err() == nil
+	v.mu.Unlock()
+	if v.cfg.ReadOnly || ctx.Err() != nil || !first { // later, what is half-written may be being written
 		return all, err
 	}
-	return all, errors.Join(err, v.sweep())
+	return all, errors.Join(err, v.sweep(), v.findLeft())
 }
 
 func (v *Vault) recoverAll(ctx context.Context) ([]Recovered, error) {
@@ -59,7 +64,11 @@ func (v *Vault) recoverAll(ctx context.Context) ([]Recovered, error) {
 			continue // under way in this process
 		}
 		r, err := v.recover(ctx, id)
+		over := errors.Is(err, fs.ErrNotExist) && !v.intended(id) // ended since we looked
 		v.release(id)
+		if over {
+			continue
+		}
 		if err != nil {
 			r.Ended, r.Note = Stuck, err.Error()
 			stuck = errors.Join(stuck, fmt.Errorf("cannot recover item %s: %w", id, err))
@@ -97,17 +106,28 @@ func (v *Vault) recover(ctx context.Context, id string) (Recovered, error) {
 	return r, err
 }
 
-// committed returns the manifest of an item that is whole.
+// committed returns the manifest of an item that is whole, nil if there surely
+// is none. That the disk does not answer now says neither: what is there stays.
 func (v *Vault) committed(ctx context.Context, id string) (*Manifest, error) {
 	m, err := v.load(id)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = v.verifyItem(ctx, m)
 	}
-	return m, v.verifyItem(ctx, m)
+	switch {
+	case err == nil:
+		return m, nil
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrDamaged):
+		return nil, nil
+	}
+	return nil, fmt.Errorf("it is not known whether its item is whole, so nothing was changed: %w", err)
 }
 
 func (v *Vault) recoverSealing(ctx context.Context, in *Intent) (Ended, error) {
-	if _, err := v.committed(ctx, in.ID); err == nil {
+	m, err := v.committed(ctx, in.ID)
+	switch {
+	case err != nil:
+		return Stuck, err
+	case m != nil:
 		return Finished, v.closeIntent(in.ID)
 	}
 	return Undone, errors.Join(v.drop(in.ID), v.closeIntent(in.ID))
@@ -116,10 +136,12 @@ func (v *Vault) recoverSealing(ctx context.Context, in *Intent) (Ended, error) {
 // recoverTaking decides by the manifest: an item that is whole has taken the
 // file's place, if the file is still the one that was sealed.
 func (v *Vault) recoverTaking(ctx context.Context, in *Intent) (Ended, string, error) {
-	m, err := v.committed(ctx, in.ID)
-	whole := err == nil && in.Doing == taking
-	if err != nil && ctx.Err() != nil {
-		return Stuck, "", ctx.Err()
+	var m *Manifest
+	if in.Doing == taking { // what is being returned goes back, sealed or not
+		var err error
+		if m, err = v.committed(ctx, in.ID); err != nil {
+			return Stuck, "", err
+		}
 	}
 	s, err := v.openStage(in.Staging)
 	if err != nil && !gone(err) {
@@ -138,23 +160,32 @@ func (v *Vault) recoverTaking(ctx context.Context, in *Intent) (Ended, string, e
 		}
 	}
 	staged := s != nil && !gone(err)
-	switch {
-	case whole && !staged:
+	if m != nil && !staged {
 		// The staged name goes last, so all others are dealt with.
 		return Finished, "", errors.Join(v.relockParents(in), v.closeIntent(in.ID))
-	case whole && file != nil && v.sameContent(ctx, file, m):
-		return v.recoverRemoval(in, s, file)
+	}
+	if m != nil && file != nil {
+		same, err := sameContent(ctx, file, m)
+		if err != nil {
+			return Stuck, "", err
+		}
+		if same {
+			return v.recoverRemoval(in, s, file)
+		}
 	}
 	return v.undo(in, s, file, staged)
 }
 
-func (v *Vault) sameContent(ctx context.Context, f *os.File, m *Manifest) bool {
+func sameContent(ctx context.Context, f *os.File, m *Manifest) (bool, error) {
 	st, err := inode.Of(f)
 	if err != nil || st.Size != m.Size {
-		return false
+		return false, err
 	}
 	sum, err := hashFile(ctx, f, st.Size)
-	return err == nil && sum == m.sum()
+	if errors.Is(err, ErrChanged) {
+		return false, nil // it becomes shorter just now
+	}
+	return sum == m.sum(), err
 }
 
 // recoverRemoval finishes a Remove. A further name may have been caught on its
@@ -169,18 +200,14 @@ func (v *Vault) recoverRemoval(in *Intent, s *stage, file *os.File) (Ended, stri
 			return Stuck, "", err
 		}
 	}
-	left, err := v.finish(in, s, st.ID)
+	left, err := v.finish(in, s, file, nil)
 	if err != nil {
 		return Stuck, "", err
 	}
-	if st, err = inode.Of(file); err != nil {
-		return Stuck, "", err
+	if left != nil {
+		return Finished, left.Error(), nil
 	}
-	note := ""
-	if err := leftOver(left, st.Nlink); err != nil {
-		note = err.Error()
-	}
-	return Finished, note, nil
+	return Finished, "", nil
 }
 
 func (v *Vault) settleName(in *Intent, n int, name Name, s *stage, id inode.ID) error {

@@ -7,37 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/agent/inode"
 	"staunch/internal/order"
 )
-
-// Left is a name that could not be removed.
-type Left struct {
-	Path order.Text
-	Err  error
-}
-
-// LeftError says that a file is sealed and gone from its place, but still has
-// other names.
-type LeftError struct {
-	Names   []Left // known ones that could not be removed
-	Unknown uint64 // how many more there are that were not known
-}
-
-func (e *LeftError) Error() string {
-	var s []string
-	for _, l := range e.Names {
-		s = append(s, fmt.Sprintf("%q (%v)", l.Path, l.Err))
-	}
-	if e.Unknown > 0 {
-		s = append(s, fmt.Sprintf("%d more that were not known: search for hard links", e.Unknown))
-	}
-	return "the file still has names: " + strings.Join(s, ", ")
-}
 
 // Remove makes a sealed file disappear: every other name of it that is known
 // and still leads to it, then the staged one. ErrChanged: somebody wrote to it
@@ -56,16 +31,15 @@ func (g *Grabbed) Remove(ctx context.Context) error {
 		return fmt.Errorf("cannot remove file: %w; it was sealed as it was before", err)
 	}
 	defer g.end()
-	left, err := g.v.finish(&g.in, g.stage, g.stat.ID)
+	left, err := g.v.finish(&g.in, g.stage, g.file, g.prior)
 	if err != nil {
 		return fmt.Errorf("cannot remove file: %w", err)
 	}
 	disarm(g.file)
-	st, err := inode.Of(g.file)
-	if err != nil {
-		return fmt.Errorf("cannot remove file: %w", err)
+	if left != nil {
+		return left
 	}
-	return leftOver(left, st.Nlink)
+	return nil
 }
 
 // disarm takes the right to execute from a sealed file that has no name any
@@ -77,18 +51,51 @@ func disarm(f *os.File) {
 	}
 }
 
-func leftOver(left []Left, nlink uint64) error {
-	if len(left) == 0 && nlink == 0 {
-		return nil
-	}
-	return &LeftError{Names: left, Unknown: nlink - min(nlink, uint64(len(left)))}
-}
-
 // finish removes all names of a sealed and staged file and closes its intent.
 // The staged name goes last: as long as it is there, the file can be told from
-// others that have its names.
-func (v *Vault) finish(in *Intent, s *stage, id inode.ID) (left []Left, err error) {
+// others that have its names. prior is the item that the file is in, if that is
+// not the one of the intent.
+func (v *Vault) finish(in *Intent, s *stage, file *os.File, prior *Manifest) (*LeftError, error) {
+	st, err := inode.Of(file)
+	if err != nil {
+		return nil, err
+	}
+	names := v.removeNames(in, s, st.ID)
+	v.cfg.Step("remove:names")
+	if st, err = inode.Of(file); err != nil {
+		return nil, err
+	}
+	_, staged := idAt(s.dir, in.Staging.Name)
+	if staged == nil {
+		st.Nlink-- // goes now
+	}
+	left := leftOver(names, st.Nlink)
+	if prior != nil {
+		err = v.noteLeft(prior, in.Names, left)
+	} else if left != nil {
+		var m *Manifest
+		if m, err = v.load(in.ID); err == nil {
+			err = v.noteLeft(m, nil, left)
+		}
+	}
+	if err != nil { // the answer says it, too
+		v.cfg.Log.Warn("what is left of a file is not in its manifest", "item", in.ID, "error", err)
+	}
+	if err := v.unlinkStaged(in, s, st.ID); err != nil {
+		return left, err
+	}
+	v.cfg.Step("remove:staged")
+	if err := syncDir(s.dir); err != nil {
+		return left, err
+	}
+	return left, v.closeIntent(in.ID)
+}
+
+// removeNames removes every name but the staged one, and returns those that
+// could not be.
+func (v *Vault) removeNames(in *Intent, s *stage, id inode.ID) (left []Left) {
 	for i, n := range in.Names {
+		var err error
 		if i == 0 {
 			err = v.syncName(n) // its removal, by the grab
 		} else {
@@ -99,15 +106,7 @@ func (v *Vault) finish(in *Intent, s *stage, id inode.ID) (left []Left, err erro
 			left = append(left, Left{Path: n.Path, Err: err})
 		}
 	}
-	v.cfg.Step("remove:names")
-	if err := v.unlinkStaged(in, s, id); err != nil {
-		return left, err
-	}
-	v.cfg.Step("remove:staged")
-	if err := syncDir(s.dir); err != nil {
-		return left, err
-	}
-	return left, v.closeIntent(in.ID)
+	return left
 }
 
 func (v *Vault) unlinkStaged(in *Intent, s *stage, id inode.ID) (err error) {

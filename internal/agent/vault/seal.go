@@ -28,13 +28,18 @@ type Why struct {
 
 // Seal writes the grabbed file into the vault, encrypted, and reads it back.
 // When it returns, the item is on the disk and verified; the staged file is
-// still there. An error leaves no item; the caller then calls PutBack.
+// still there. An error leaves no item; the caller then calls PutBack. A file
+// that is sealed already, and kept a name then, gets no second item.
 // ErrChanged: somebody wrote to the file. ErrNoSpace: there is no room.
 //
 //	read|hash|encrypt|write fdatasync read|decrypt|hash rename write(manifest) fsync rename fsync(items)
 func (v *Vault) Seal(ctx context.Context, g *Grabbed, why Why) (order.Item, error) {
 	if g.v != v || g.ended || g.sealed {
 		return order.Item{}, errors.New("cannot seal file: it is not one that waits for it")
+	}
+	if m := v.prior(ctx, g); m != nil {
+		g.prior, g.sealed = m, true
+		return m.Item(), nil
 	}
 	m := v.manifest(g.in.ID, g.sum, g.meta, why)
 	m.Names = g.in.Names
@@ -214,9 +219,10 @@ func (v *Vault) verify(ctx context.Context, f io.ReaderAt, m *Manifest) error {
 
 // decrypt passes the pieces of the file that was sealed to the sinks.
 func (v *Vault) decrypt(ctx context.Context, f io.ReaderAt, m *Manifest, sinks ...func(block) error) error {
-	r, err := age.Decrypt(io.NewSectionReader(f, 0, m.Stored), v.identity)
+	disk := &diskReader{r: io.NewSectionReader(f, 0, m.Stored)}
+	r, err := age.Decrypt(disk, v.identity)
 	if err != nil {
-		return fmt.Errorf("%w: its content cannot be decrypted: %w", ErrDamaged, err)
+		return disk.blame(err)
 	}
 	var broken error
 	read := readNext(r)
@@ -226,7 +232,7 @@ func (v *Vault) decrypt(ctx context.Context, f io.ReaderAt, m *Manifest, sinks .
 	}, sinks...)
 	switch {
 	case broken != nil:
-		return fmt.Errorf("%w: its content cannot be decrypted: %w", ErrDamaged, broken)
+		return disk.blame(broken)
 	case err != nil:
 		return err
 	}
@@ -234,15 +240,38 @@ func (v *Vault) decrypt(ctx context.Context, f io.ReaderAt, m *Manifest, sinks .
 	case err == nil:
 		return fmt.Errorf("%w: its content is longer than the manifest says", ErrDamaged)
 	case !errors.Is(err, io.EOF):
-		return fmt.Errorf("%w: its content cannot be decrypted: %w", ErrDamaged, err)
+		return disk.blame(err)
 	}
 	return nil
+}
+
+// diskReader tells a disk that does not give the sealed bytes from bytes that
+// are not what was sealed: only the second is damage.
+type diskReader struct {
+	r   io.Reader
+	err error
+}
+
+func (d *diskReader) Read(p []byte) (int, error) {
+	n, err := d.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		d.err = err
+	}
+	return n, err
+}
+
+// blame explains why content could not be decrypted.
+func (d *diskReader) blame(err error) error {
+	if d.err != nil {
+		return fmt.Errorf("its content cannot be read: %w", d.err)
+	}
+	return fmt.Errorf("%w: its content cannot be decrypted: %w", ErrDamaged, err)
 }
 
 // drop removes what there is of an item, the manifest first: without it the
 // rest is no item.
 func (v *Vault) drop(id string) error {
-	if _, err := os.Lstat(v.manifestPath(id)); err == nil {
+	if _, err := os.Lstat(v.manifestPath(id)); !errors.Is(err, fs.ErrNotExist) {
 		if err := durable.Remove(v.manifestPath(id)); err != nil {
 			return err
 		}

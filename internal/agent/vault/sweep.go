@@ -33,9 +33,10 @@ func (v *Vault) sweep() error {
 	return errors.Join(all, v.sweepPurged())
 }
 
+// intended reports whether work on an item is noted, or may be.
 func (v *Vault) intended(id string) bool {
 	_, err := os.Lstat(v.intentPath(id))
-	return err == nil
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // working reports whether this process works on an item now.

@@ -31,19 +31,22 @@ func (v *Vault) undo(in *Intent, s *stage, file *os.File, staged bool) (Ended, s
 	} else if parent != nil {
 		note, err = v.relock(in, parent)
 	} else {
-		note = "its folder is gone or was replaced, and nothing of it is in staging"
+		note = nowhere
 	}
 	if err != nil {
 		return Stuck, "", err
 	}
-	if note == missing {
+	if note == missing || note == nowhere {
 		// Whatever was sealed may be all that is left of it: fsck shows it.
 		return Undone, note, v.closeIntent(in.ID)
 	}
 	return Undone, note, errors.Join(v.drop(in.ID), v.closeIntent(in.ID))
 }
 
-const missing = "somebody else removed the file meanwhile; what had been sealed of it was kept"
+const (
+	missing = "somebody else removed the file meanwhile; what had been sealed of it was kept"
+	nowhere = "its folder is gone or was replaced, and nothing of it is in staging; what had been sealed of it was kept"
+)
 
 // relock gives a file that is in its place, and its folder, the flags they had.
 func (v *Vault) relock(in *Intent, parent *os.File) (note string, err error) {
