@@ -97,6 +97,7 @@ var walls = []wall{
 	{"api", nil, "staunch/internal/...", "the contract depends on nobody"},
 	{"internal/filehash", nil, "staunch/...", "the shared words depend on nobody"},
 	{"internal/durable", nil, "staunch/...", "the shared words depend on nobody"},
+	{"internal/runnable", nil, "staunch/...", "the shared words depend on nobody"},
 	{"internal/order", nil, "staunch/internal/server/...", "the shared words belong to both sides"},
 	{"internal/order", nil, "staunch/internal/agent/...", "the shared words belong to both sides"},
 	{"internal/server/action", nil, "net/http", "the domain knows no HTTP"},

@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"staunch/internal/agent/process"
 	"staunch/internal/order"
@@ -90,6 +91,10 @@ func (c *containment) arm() (err error) {
 	return nil
 }
 
+// maxNamed bounds the processes that a reason names one by one; the receipt
+// lists them all.
+const maxNamed = 3
+
 // hold kills every match by a method that forking does not outrun.
 func (c *containment) hold(ctx context.Context) (err error) {
 	if err := c.arm(); err != nil {
@@ -100,15 +105,18 @@ func (c *containment) hold(ctx context.Context) (err error) {
 	c.receipt.PauseNs = max(c.receipt.PauseNs, res.PauseNs)
 	c.receipt.Notes = merge(c.receipt.Notes, res.Notes)
 	c.addRunning(res.Matches)
-	alive := 0
+	alive, why := 0, err
 	for _, m := range res.Matches {
 		c.receipt.Matches = append(c.receipt.Matches, m.Wire(c.begun))
-		if !m.Gone {
-			alive++
+		if m.Gone {
+			continue
+		}
+		if alive++; alive <= maxNamed {
+			why = errors.Join(why, fmt.Errorf("process %d: %w", m.PID, m.Err))
 		}
 	}
 	if alive > 0 {
-		return fail(order.ProcessRunning, "%d of %d processes could not be stopped: %v", alive, len(res.Matches), err)
+		return fail(order.ProcessRunning, "%d of %d processes could not be stopped: %w", alive, len(res.Matches), why)
 	}
 	if err != nil {
 		return fail(order.ProcessRunning, "cannot stop the processes: %w", err)

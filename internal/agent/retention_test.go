@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"staunch/internal/filehash"
+	"staunch/internal/runnable"
 )
 
 // kit is an agent in a scratch folder that searches a scratch disk.
@@ -45,7 +46,7 @@ func kit(t *testing.T, cfg Config) (*Agent, string) {
 
 func put(t *testing.T, path, content string) filehash.Hash {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
+	if err := runnable.Write(path, []byte(content), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	sum, err := filehash.Compute(strings.NewReader(content))

@@ -27,6 +27,7 @@ import (
 
 	"staunch/api"
 	"staunch/internal/order"
+	"staunch/internal/runnable"
 )
 
 // Config says how to tell the story.
@@ -456,7 +457,7 @@ func (s *story) noStart(ctx context.Context) (string, error) {
 		return "", err
 	}
 	again := filepath.Join(s.disk, "home/ana/again")
-	if err := os.WriteFile(again, append(shell, s.program.marker...), 0o755); err != nil {
+	if err := runnable.Write(again, append(shell, s.program.marker...), 0o755); err != nil {
 		return "", err
 	}
 	defer os.Remove(again)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"staunch/internal/filehash"
+	"staunch/internal/runnable"
 )
 
 // respawner is a harmless program that does not want to be stopped: two
@@ -57,7 +58,7 @@ func newRespawner(disk, scratch string) (*respawner, error) {
 	}
 	content := append(shell, marker...)
 	for _, i := range []int{0, 2} {
-		if err := os.WriteFile(r.names[i], content, 0o755); err != nil {
+		if err := runnable.Write(r.names[i], content, 0o755); err != nil {
 			return nil, err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"staunch/internal/order"
+	"staunch/internal/runnable"
 )
 
 // scenario is one way to fight a containment.
@@ -232,7 +233,7 @@ func (s scenario) gated(w *world, r order.Receipt) bool {
 // startsAgain writes the content anew and tries to start it.
 func (w *world) startsAgain() bool {
 	path := w.at("again")
-	if err := os.WriteFile(path, w.content, 0o755); err != nil {
+	if err := runnable.Write(path, w.content, 0o755); err != nil {
 		return false // a full disk, or the gate
 	}
 	defer os.Remove(path) //nolint:errcheck // on a file system that goes

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"staunch/internal/runnable"
 )
 
 // A world is the scene of one run: two file systems in memory, a third for the
@@ -231,7 +233,7 @@ func allPIDs() (all []int) {
 func (w *world) write(path string, content []byte, mode os.FileMode) string {
 	w.t.Helper()
 	w.check(os.MkdirAll(filepath.Dir(path), 0o755))
-	w.check(os.WriteFile(path, content, mode))
+	w.check(runnable.Write(path, content, mode))
 	return path
 }
 

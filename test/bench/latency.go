@@ -14,6 +14,7 @@ import (
 
 	"staunch/api"
 	"staunch/internal/order"
+	"staunch/internal/runnable"
 	"staunch/test/rig"
 )
 
@@ -109,7 +110,7 @@ func (b *bench) one(ctx context.Context, a *rig.Agent, matches, copies int) (s s
 		return s, err
 	}
 	for i := 1; i < copies; i++ {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), content, 0o755); err != nil { //nolint:gosec // programs
+		if err := runnable.Write(filepath.Join(dir, fmt.Sprint(i)), content, 0o755); err != nil { //nolint:gosec // programs
 			return s, err
 		}
 	}

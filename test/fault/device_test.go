@@ -21,6 +21,7 @@ import (
 	"staunch/internal/agent/vault"
 	"staunch/internal/filehash"
 	"staunch/internal/order"
+	"staunch/internal/runnable"
 	"staunch/test/rig"
 )
 
@@ -55,8 +56,8 @@ func newDevice(t *testing.T, s *rig.Server) *device {
 	must(t, os.Link(d.names[0], d.names[1]))
 	content, err := os.ReadFile(d.names[0])
 	must(t, err)
-	must(t, os.Mkdir(filepath.Dir(d.names[2]), 0o755)) //nolint:gosec // as a home is
-	must(t, os.WriteFile(d.names[2], content, 0o755))  //nolint:gosec // a program
+	must(t, os.Mkdir(filepath.Dir(d.names[2]), 0o755))  //nolint:gosec // as a home is
+	must(t, runnable.Write(d.names[2], content, 0o755)) //nolint:gosec // a program
 	for _, n := range d.names {
 		l, err := rig.Looks(t.Context(), n)
 		must(t, err)

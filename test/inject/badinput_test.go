@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/filehash"
+	"staunch/internal/runnable"
 )
 
 // damaged is one way to spoil a state folder with one sealed file in it.
@@ -226,7 +227,7 @@ func TestBadState(t *testing.T) {
 // put makes a file on the disk and returns its hash.
 func (w *world) put(name, content string) string {
 	w.t.Helper()
-	must(w.t, os.WriteFile(w.on(name), []byte(content), 0o755))
+	must(w.t, runnable.Write(w.on(name), []byte(content), 0o755))
 	sum, err := filehash.Compute(strings.NewReader(content))
 	must(w.t, err)
 	return sum.SHA1.String()
@@ -286,7 +287,7 @@ func TestBadHash(t *testing.T) {
 			if c.from != "" {
 				b, err := os.ReadFile(c.from)
 				must(t, err)
-				must(t, os.WriteFile(w.on("copy"), b, 0o755))
+				must(t, runnable.Write(w.on("copy"), b, 0o755))
 				defer os.Remove(w.on("copy")) //nolint:errcheck // scratch
 				args = []string{w.on("copy")}
 				if c.want == "" {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/filehash"
+	"staunch/internal/runnable"
 )
 
 // world is a scratch disk with a file that is to be contained, and a state
@@ -120,10 +121,10 @@ func (w *world) populate() {
 		must(t, os.Mkdir(w.on(d), 0o755))
 	}
 	write := func(name string, b []byte) {
-		must(t, os.WriteFile(w.on(name), b, 0o755))
+		must(t, runnable.Write(w.on(name), b, 0o755))
 		must(t, os.Chtimes(w.on(name), time.Unix(1e9, 7), time.Unix(1.1e9, 123456789)))
 	}
-	must(t, os.WriteFile(w.on("evil"), content, 0o755))
+	must(t, runnable.Write(w.on("evil"), content, 0o755))
 	must(t, os.Link(w.on("evil"), w.on("d/evil2")))
 	must(t, unix.Setxattr(w.on("evil"), "user.note", []byte("kept"), 0))
 	must(t, os.Chtimes(w.on("evil"), time.Unix(1e9, 7), time.Unix(1.1e9, 123456789)))

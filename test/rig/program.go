@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"staunch/internal/filehash"
+	"staunch/internal/runnable"
 )
 
 // MountDisk makes dir a file system of its own, a tmpfs, so that the gate marks
@@ -53,7 +54,7 @@ func Program(path string) (filehash.Sum, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // others run it
 		return filehash.Sum{}, err
 	}
-	if err := os.WriteFile(path, append(shell, marker...), 0o755); err != nil { //nolint:gosec // likewise
+	if err := runnable.Write(path, append(shell, marker...), 0o755); err != nil { //nolint:gosec // likewise
 		return filehash.Sum{}, err
 	}
 	return SumOf(path)

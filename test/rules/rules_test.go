@@ -18,6 +18,7 @@ import (
 
 	"staunch/api"
 	"staunch/client"
+	"staunch/internal/runnable"
 	"staunch/test/rig"
 )
 
@@ -226,7 +227,7 @@ func TestRules(t *testing.T) {
 			return err == nil && len(l.Value) == 1 && l.Value[0].State == "sealed", err
 		})
 		later := filepath.Join(s.disk, "later")
-		must(t, os.WriteFile(later, content, 0o755))
+		must(t, runnable.Write(later, content, 0o755))
 		s.stays("a later copy", later, false)
 		s.eventually("the later copy was contained", gone(later))
 	})
@@ -241,7 +242,7 @@ func TestRules(t *testing.T) {
 		if a.Status != api.Succeeded {
 			t.Fatalf("%s: %+v", a.Status, a.TroubleshootInfo)
 		}
-		must(t, os.WriteFile(path, content, 0o755))
+		must(t, runnable.Write(path, content, 0o755))
 		s.stays("an order's gate", path, false)
 		s.rule(one, "Allowed")
 		s.until("the gate was lifted", path, true)

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"staunch/internal/runnable"
 )
 
 // The test program is its own gate, supervisor and worker.
@@ -241,7 +243,7 @@ func open(t testing.TB, path string) *os.File {
 
 func write(t testing.TB, path, text string, mode os.FileMode) string {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+	if err := runnable.Write(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}
 	return path

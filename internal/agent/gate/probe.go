@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/filehash"
+	"staunch/internal/runnable"
 )
 
 // Check is one thing the gate can or cannot do on this machine, found out by
@@ -62,7 +63,7 @@ func probeGate(ctx context.Context, cfg LocalConfig) []Check {
 func probeRules(ctx context.Context, c *Client, dir string) []Check {
 	canary := filepath.Join(dir, "canary")
 	text := fmt.Sprintf("#!/bin/true\n# %d\n", time.Now().UnixNano())
-	if err := os.WriteFile(canary, []byte(text), 0o755); err != nil { //nolint:gosec // it is there to be executed
+	if err := runnable.Write(canary, []byte(text), 0o755); err != nil { //nolint:gosec // it is there to be executed
 		return []Check{{Name: "canary", Detail: err.Error()}}
 	}
 	sum, err := filehash.Compute(strings.NewReader(text))

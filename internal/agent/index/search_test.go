@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/filehash"
+	"staunch/internal/runnable"
 )
 
 // hostile are names the kernel accepts and programs trip over.
@@ -310,7 +311,7 @@ func TestUnprivileged(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	self, err := os.ReadFile("/proc/self/exe")
 	must(t, err)
-	must(t, os.WriteFile(dir+"/test", self, 0o755))
+	must(t, runnable.Write(dir+"/test", self, 0o755))
 	must(t, os.Mkdir(dir+"/tmp", 0o777))
 	must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(dir+"/tmp", 0o777)))
 	cmd := exec.Command(dir+"/test", "-test.run", "^TestAsNobody|TestSearchFindsEveryCopy|TestSearchBelowPathMax|TestSearchOneFile", "-test.v")

@@ -16,25 +16,27 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"staunch/internal/runnable"
 )
 
 // A canary is a tiny program that the agent runs and has killed, to see with
 // its own eyes that a mechanism works: there are kernels that load and attach
 // programs and never obey them. It reads one byte; at the end of its input it
-// exits, else it forks, and parent and child sleep for two seconds and exit:
+// exits, else it forks, and parent and child sleep for five seconds and exit:
 //
-//	read(0, sp, 1) > 0 && (clone(SIGCHLD), nanosleep(2 s)); exit_group(0)
+//	read(0, sp, 1) > 0 && (clone(SIGCHLD), nanosleep(5 s)); exit_group(0)
 func canaryCode(arch string) (machine uint16, code string, ok bool) {
 	switch arch {
 	case "amd64":
 		return 62, "\x48\x83\xec\x20\x31\xff\x48\x89\xe6\xba\x01\x00\x00\x00\x31\xc0\x0f\x05" + // read
 			"\x48\x85\xc0\x7e\x24\xb8\x39\x00\x00\x00\x0f\x05" + // fork unless at the end
-			"\x48\xc7\x04\x24\x02\x00\x00\x00\x48\xc7\x44\x24\x08\x00\x00\x00\x00\x48\x89\xe7\x31\xf6\xb8\x23\x00\x00\x00\x0f\x05" + // nanosleep
+			"\x48\xc7\x04\x24\x05\x00\x00\x00\x48\xc7\x44\x24\x08\x00\x00\x00\x00\x48\x89\xe7\x31\xf6\xb8\x23\x00\x00\x00\x0f\x05" + // nanosleep
 			"\x31\xff\xb8\xe7\x00\x00\x00\x0f\x05", true // exit_group
 	case "arm64":
 		return 183, "\xff\x83\x00\xd1\x00\x00\x80\xd2\xe1\x03\x00\x91\x22\x00\x80\xd2\xe8\x07\x80\xd2\x01\x00\x00\xd4" + // read
 			"\x1f\x00\x00\xf1\xed\x01\x00\x54\x20\x02\x80\xd2\x01\x00\x80\xd2\x02\x00\x80\xd2\x03\x00\x80\xd2\x04\x00\x80\xd2\x88\x1b\x80\xd2\x01\x00\x00\xd4" + // clone unless at the end
-			"\x40\x00\x80\xd2\xe0\x03\x00\xf9\xff\x07\x00\xf9\xe0\x03\x00\x91\x01\x00\x80\xd2\xa8\x0c\x80\xd2\x01\x00\x00\xd4" + // nanosleep
+			"\xa0\x00\x80\xd2\xe0\x03\x00\xf9\xff\x07\x00\xf9\xe0\x03\x00\x91\x01\x00\x80\xd2\xa8\x0c\x80\xd2\x01\x00\x00\xd4" + // nanosleep
 			"\x00\x00\x80\xd2\xc8\x0b\x80\xd2\x01\x00\x00\xd4", true // exit_group
 	}
 	return 0, "", false
@@ -97,7 +99,15 @@ func newCanary(dirs ...string) (*canary, error) {
 
 // writeCanary returns the program opened anew for reading only: a file open
 // for writing cannot be executed.
-func writeCanary(dir string, image []byte) (*os.File, error) {
+func writeCanary(dir string, image []byte) (r *os.File, err error) {
+	err = runnable.Alone(func() (err error) {
+		r, err = createCanary(dir, image)
+		return err
+	})
+	return r, err
+}
+
+func createCanary(dir string, image []byte) (*os.File, error) {
 	var f *os.File
 	if dir == "" {
 		fd, err := unix.MemfdCreate("staunch-canary", unix.MFD_CLOEXEC)
@@ -194,9 +204,9 @@ func (h *Holder) tryHooks() error {
 }
 
 // canaryGone waits until no process of the canary is left: the one it forked
-// would sleep for two seconds.
+// would sleep for five seconds.
 func (h *Holder) canaryGone(addr uint64) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 	defer cancel()
 	for {
 		records, err := h.hooks.list()

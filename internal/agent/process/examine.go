@@ -41,14 +41,30 @@ func (h *Holder) newLook(j *judge) *look {
 	return &look{h: h, judge: j, mapped: make(map[mapping]verdict), families: make(map[inode.ID]*family)}
 }
 
-// examine looks at one process; nil means that it does not match. deep looks
-// at its mappings and its script too.
+// examine looks at one process; nil means that it does not match, or could not
+// be judged, which is kept. deep looks at its mappings and its script too.
 func (l *look) examine(pid int, deep bool) *finding {
+	f, err := l.verdict(pid, deep)
+	if err == nil {
+		return f
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if forbidden(err) && !l.h.proc.root {
+		l.denied++
+	} else if len(l.problems) < maxProblems {
+		l.problems = append(l.problems, fmt.Errorf("cannot examine process %d: %w", pid, err))
+	}
+	return nil
+}
+
+// verdict judges one process; nothing at all means that it does not match.
+func (l *look) verdict(pid int, deep bool) (*finding, error) {
 	f, err := l.program(pid)
 	seen := pid
 	if gone(err) {
 		if seen = l.h.survivor(pid); seen == 0 {
-			return nil // a zombie, a kernel thread, or gone
+			return nil, nil // a zombie, a kernel thread, or gone
 		}
 		f, err = l.program(seen)
 	}
@@ -61,18 +77,11 @@ func (l *look) examine(pid int, deep bool) *finding {
 	switch {
 	case f != nil:
 		f.pid = seen
-		return f
-	case err == nil || gone(err) || forbidden(err) && l.h.spared(pid):
-		return nil // init may be out of bounds even for root, where it has more capabilities
+		return f, nil
+	case gone(err), forbidden(err) && l.h.spared(pid):
+		return nil, nil // init may be out of bounds even for root, where it has more capabilities
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if forbidden(err) && !l.h.proc.root {
-		l.denied++
-	} else if len(l.problems) < maxProblems {
-		l.problems = append(l.problems, fmt.Errorf("cannot examine process %d: %w", pid, err))
-	}
-	return nil
+	return nil, err
 }
 
 // survivor returns a living thread of a process whose leader has left; 0 means

@@ -24,10 +24,11 @@ import (
 
 	"staunch/internal/agent/inode"
 	"staunch/internal/filehash"
+	"staunch/internal/runnable"
 )
 
 // lifetime is how long a test's processes live at most, should everything fail.
-const lifetime = 90 * time.Second
+const lifetime = 4 * time.Minute
 
 // kit is one scene: a folder, a control group, and processes that carry the
 // scene's mark in their environment, so that no others are ever touched.
@@ -165,7 +166,7 @@ func (k *kit) program(name string, content []byte, tail string) string {
 		k.t.Fatal(err)
 	}
 	body := append(append([]byte{}, content...), tail...)
-	if err := os.WriteFile(path, body, 0o755); err != nil {
+	if err := runnable.Write(path, body, 0o755); err != nil {
 		k.t.Fatal(err)
 	}
 	return path
@@ -391,18 +392,27 @@ func alive(cmd *exec.Cmd) error {
 	return nil
 }
 
-func (k *kit) thawed() bool {
+// frozen reports whether the scene's group is frozen now.
+func (k *kit) frozen() bool {
 	if k.group == nil {
-		return true
+		return false
 	}
 	b, err := os.ReadFile(filepath.Join(k.group.Name(), "cgroup.freeze"))
-	return err == nil && string(bytes.TrimSpace(b)) == "0"
+	return err != nil || string(bytes.TrimSpace(b)) != "0"
+}
+
+// thawed fails if the scene stays frozen. For a moment it may be: another test
+// on this machine freezes every group there is, and thaws it again.
+func (k *kit) thawed() {
+	k.t.Helper()
+	waitFor(k.t, "the scene not to be frozen", func() bool { return !k.frozen() })
 }
 
 // newHolder makes a holder of a rung, or skips where the machine lacks it.
 func newHolder(t testing.TB, rung string) *Holder {
 	t.Helper()
-	h, err := New(Config{Rung: rung, StateDir: t.TempDir()})
+	// A busy machine may take its time: what is tested is the outcome.
+	h, err := New(Config{Rung: rung, StateDir: t.TempDir(), Patience: time.Minute, Death: time.Minute, Freeze: 10 * time.Second})
 	if err != nil {
 		t.Skipf("SKIPPED, NOT PROVEN: %v", err)
 	}
@@ -427,7 +437,7 @@ func waitFor(t testing.TB, what string, cond func() bool) {
 
 func stop(t testing.TB, d *Hold) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), lifetime)
 	defer cancel()
 	r, err := d.Stop(ctx)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,9 @@ func (c *caught) merge(n *caught) (fresh bool) {
 	return fresh
 }
 
+// open reports that it is not known what became of a match.
+func (c *caught) open() bool { return !c.Gone && c.Err == nil }
+
 // drop lets go of what a match holds open.
 func (c *caught) drop() {
 	c.closePidfd()
@@ -75,8 +79,15 @@ func (c *caught) drop() {
 	}
 }
 
-// bury waits until what was killed is dead, and records it. It reports whether
-// all are.
+// Why a match is not dead.
+var (
+	errNotDead   = errors.New("it is not dead yet: the kernel has the signal, but something holds the process in an uninterruptible call")
+	errNotKilled = errors.New("it was met and not killed")
+)
+
+// bury waits until what was killed is dead, and records it, with whoever died
+// by himself. It reports whether all are dead; of every other one there is then
+// an error.
 func (d *Hold) bury(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, d.h.cfg.Death)
 	defer cancel()
@@ -88,14 +99,21 @@ func (d *Hold) bury(ctx context.Context) bool {
 		if isGone {
 			continue
 		}
-		dead := killed && pidfd >= 0 && waitDead(ctx, pidfd)
+		patient := ctx
+		if !killed {
+			patient = over() // it may have died all the same, but need not
+		}
+		dead := pidfd >= 0 && waitDead(patient, pidfd)
 		d.mu.Lock()
 		switch {
 		case dead:
 			c.Gone, c.Done, c.Err = true, time.Now(), nil
 			c.closePidfd()
-		case c.Err == nil:
-			c.Err = errors.New("it is not dead yet: the kernel has the signal, but something holds the process in an uninterruptible call")
+		case c.Err != nil:
+		case killed:
+			c.Err = errNotDead
+		default:
+			c.Err = errNotKilled
 		}
 		d.mu.Unlock()
 		all = all && dead
@@ -113,10 +131,14 @@ func (d *Hold) caught() []*caught {
 // waitDead waits until the process behind a pidfd has ended. The descriptor
 // becomes readable when its last thread is gone and its memory given back.
 func waitDead(ctx context.Context, pidfd int) bool {
-	const slice = 20 * time.Millisecond // how often the context is looked at
+	const slice = 20 // milliseconds: how often the context is looked at
 	for {
+		wait := slice
+		if ctx.Err() != nil {
+			wait = 0
+		}
 		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}} //nolint:gosec // descriptors are small
-		n, err := unix.Poll(fds, int(slice/time.Millisecond))
+		n, err := unix.Poll(fds, wait)
 		if n > 0 && err == nil {
 			return true
 		}
@@ -126,23 +148,58 @@ func waitDead(ctx context.Context, pidfd int) bool {
 	}
 }
 
-// harvest turns what was met into the result's list. The files go to the
-// caller with it.
-func (d *Hold) harvest(r *Result) {
+// over is a context that has ended, for waits that must not wait.
+func over() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// forget takes back that a match was met.
+func (d *Hold) forget(c *caught) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r.Met = d.count
-	for _, c := range d.order {
-		r.Matches = append(r.Matches, c.Match)
-		c.File = nil
-		c.closePidfd()
+	d.order = slices.DeleteFunc(d.order, func(o *caught) bool { return o == c })
+	d.count--
+	delete(d.met, identity{c.PID, c.Start})
+	if c.File != nil {
+		delete(d.sealed, c.Ident) // the next to run it hands it out
+	}
+	c.drop()
+}
+
+// harvest turns what was met into the result's list. The files go to the
+// caller with it. The hooks go on killing while it is made: what they add is
+// awaited too, a few times, and what is added still is left for the next list.
+func (d *Hold) harvest(ctx context.Context, r *Result) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for range 10 {
+		if !slices.ContainsFunc(d.order, (*caught).open) {
+			break
+		}
+		d.mu.Unlock()
+		d.bury(ctx)
+		d.mu.Lock()
 	}
 	if extra := d.count - len(d.order); extra > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d more matches were met and killed than are listed", extra))
 	}
-	d.order, d.count = nil, 0
 	clear(d.met)
 	clear(d.doomed)
+	var left []*caught
+	for _, c := range d.order {
+		if c.open() {
+			left = append(left, c)
+			d.met[identity{c.PID, c.Start}] = c
+			continue
+		}
+		r.Matches = append(r.Matches, c.Match)
+		c.File = nil
+		c.closePidfd()
+	}
+	r.Met = d.count - len(left)
+	d.order, d.count = left, len(left)
 }
 
 // closeFile closes a file that was only read, or a handle: nothing can be lost.

@@ -55,7 +55,7 @@ func (d *Hold) Stop(ctx context.Context) (Result, error) {
 		r.Notes = append(r.Notes, "without root only this user's processes can be looked at and killed")
 	}
 	r.Notes = append(r.Notes, "rung: "+d.h.why)
-	d.harvest(&r)
+	d.harvest(ctx, &r)
 	for _, m := range r.Matches {
 		if m.Err != nil {
 			r.Proven = false
@@ -151,7 +151,40 @@ func (d *Hold) stopBestEffort(ctx context.Context, r *Result) error {
 	// Whatever came of it, nothing of the target stays merely stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.h.cfg.Patience)
 	defer cancel()
-	return errors.Join(err, d.settle(ctx, l, unix.SIGKILL), l.trouble())
+	err = errors.Join(err, d.settle(ctx, l, unix.SIGKILL))
+	d.letGo(l)
+	return errors.Join(err, l.trouble())
+}
+
+// letGo deals with those that were stopped and not killed, so that nobody stays
+// stopped. Most have died since. But a stop signal that meets a process on its
+// way to another program takes effect when it has got there: such a one is no
+// match any more, and is forgotten.
+func (d *Hold) letGo(l *look) {
+	for _, c := range d.caught() {
+		d.mu.Lock()
+		pidfd, stopped := c.pidfd, c.pidfd >= 0 && !c.Gone && !c.Killed && c.Err == nil
+		d.mu.Unlock()
+		if !stopped {
+			continue
+		}
+		f, err := l.verdict(c.PID, true)
+		sig := unix.SIGCONT
+		if f != nil {
+			closeFile(f.file)
+			sig = unix.SIGKILL
+		}
+		if waitDead(over(), pidfd) {
+			continue // and what was judged may have been another with its number
+		}
+		err = errors.Join(err, unix.PidfdSendSignal(pidfd, sig, nil, 0))
+		d.mu.Lock()
+		c.Killed, c.Err = f != nil && err == nil, err
+		d.mu.Unlock()
+		if f == nil && err == nil {
+			d.forget(c)
+		}
+	}
 }
 
 // settle sends the signal to all matches until three looks in a row find none

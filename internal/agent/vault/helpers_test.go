@@ -19,6 +19,7 @@ import (
 	"staunch/internal/agent/inode"
 	"staunch/internal/filehash"
 	"staunch/internal/order"
+	"staunch/internal/runnable"
 )
 
 var why = Why{Order: "6d2b4d3c-0000-4000-8000-000000000000", Comment: "beacon", Requestor: "soc@example.org"}
@@ -114,7 +115,7 @@ func loopfs(t testing.TB, kind string, mkfs ...string) string {
 
 func write(t testing.TB, path string, content []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, content, 0o755); err != nil {
+	if err := runnable.Write(path, content, 0o755); err != nil {
 		t.Fatal(err)
 	}
 }

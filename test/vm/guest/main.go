@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"staunch/internal/order"
+	"staunch/internal/runnable"
 )
 
 func main() {
@@ -128,12 +129,12 @@ func contain(rung string) {
 		return
 	}
 	evil := append(bytes.Clone(self), []byte("evil"+rung)...)
-	if err := os.WriteFile("/disk/evil"+rung, evil, 0o755); err != nil {
+	if err := runnable.Write("/disk/evil"+rung, evil, 0o755); err != nil {
 		result(false, name, "%v", err)
 		return
 	}
 	_ = os.Link("/disk/evil"+rung, "/disk/evil-link"+rung)
-	_ = os.WriteFile("/disk/innocent", self, 0o755)
+	_ = runnable.Write("/disk/innocent", self, 0o755)
 	innocent := exec.Command("/disk/innocent", "innocent")
 	if err := innocent.Start(); err != nil {
 		result(false, name, "innocent: %v", err)
