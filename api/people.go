@@ -12,6 +12,9 @@ type User struct {
 	Groups       []string `json:"groups"`
 	Created      Time     `json:"created"`
 
+	Issuer  string `json:"issuer,omitempty"`  // outside, that signs them in
+	Subject string `json:"subject,omitempty"` // who they are to it
+
 	// SecondFactorURI is otpauth://…, for an authenticator app: in the answer
 	// that made it, and nowhere else.
 	SecondFactorURI string `json:"secondFactorUri,omitempty"`
@@ -21,7 +24,9 @@ type User struct {
 type UserRequest struct {
 	UPN      string `json:"upn"`
 	Name     string `json:"name,omitempty"`
-	Password string `json:"password"`
+	Password string `json:"password,omitempty"` // required of a user without issuer
+	Issuer   string `json:"issuer,omitempty"`   // outside, as --oidc-issuer names it
+	Subject  string `json:"subject,omitempty"`  // the oid that it gives them, or the sub
 }
 
 // UserChange is the body of PATCH /v1/users/{id}; what is not there stays.
@@ -36,11 +41,16 @@ type UserChange struct {
 type Group struct {
 	Name    string   `json:"name"`
 	Members []string `json:"members"` // UPNs
+
+	Issuer   string `json:"issuer,omitempty"`   // outside, one of whose groups this stands for
+	External string `json:"external,omitempty"` // that group, as the claim groups names it
 }
 
-// NameRequest is the body of POST /v1/groups.
-type NameRequest struct {
-	Name string `json:"name"`
+// GroupRequest is the body of POST /v1/groups.
+type GroupRequest struct {
+	Name     string `json:"name"`
+	Issuer   string `json:"issuer,omitempty"`
+	External string `json:"external,omitempty"`
 }
 
 // Role gives permissions to the groups it is assigned to.

@@ -11,7 +11,7 @@ import (
 
 // The administrator's calls about people and what they may reach.
 
-// CreateUser makes a user who signs in by password.
+// CreateUser makes a user who signs in by password, or by an issuer outside.
 func (c *Client) CreateUser(ctx context.Context, r api.UserRequest) (api.User, error) {
 	return get[api.User](c, ctx, call{method: "POST", path: "/v1/users", body: r})
 }
@@ -31,9 +31,9 @@ func (c *Client) DeleteUser(ctx context.Context, upn string) error {
 	return c.do(ctx, call{method: "DELETE", path: "/v1/users/" + url.PathEscape(upn)}, nil)
 }
 
-// CreateGroup makes an empty group of users.
-func (c *Client) CreateGroup(ctx context.Context, name string) (api.Group, error) {
-	return get[api.Group](c, ctx, call{method: "POST", path: "/v1/groups", body: api.NameRequest{Name: name}})
+// CreateGroup makes a group of users, or one that stands for a group of an issuer outside.
+func (c *Client) CreateGroup(ctx context.Context, r api.GroupRequest) (api.Group, error) {
+	return get[api.Group](c, ctx, call{method: "POST", path: "/v1/groups", body: r})
 }
 
 // Groups lists the groups of users.

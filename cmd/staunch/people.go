@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -13,7 +14,7 @@ import (
 )
 
 type userCmd struct {
-	Create       userCreateCmd   `cmd:"" help:"Make a user who signs in by password."`
+	Create       userCreateCmd   `cmd:"" help:"Make a user who signs in by password, or whom an issuer outside signs in."`
 	List         userListCmd     `cmd:"" help:"List the users."`
 	SetPassword  userPasswordCmd `cmd:"" help:"Give a user another password; they have to sign in again."`
 	Disable      userDisableCmd  `cmd:"" help:"Shut a user out; their tokens end within seconds."`
@@ -24,16 +25,24 @@ type userCmd struct {
 
 type userCreateCmd struct {
 	UPN           string `arg:"" name:"upn" help:"User principal name, as in ana@corp.example."`
-	PasswordStdin bool   `required:"" help:"Read the password from standard input: one line."`
+	PasswordStdin bool   `help:"Read the password from standard input: one line."`
 	Name          string `help:"Display name." placeholder:"TEXT"`
+	Subject       string `help:"No password: an issuer outside signs them in, and this is the oid (else sub) in its tokens." placeholder:"ID"`
+	Issuer        string `help:"That issuer, as --oidc-issuer names it. Default: the only one." placeholder:"URL"`
 }
 
 func (c userCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
-	password, err := cli.ReadSecret("password: ")
-	if err != nil {
-		return err
+	r := api.UserRequest{UPN: c.UPN, Name: c.Name, Issuer: c.Issuer, Subject: c.Subject}
+	if c.PasswordStdin == (c.Subject != "") {
+		return &cli.Coded{Code: cli.Usage, Err: errors.New("give one of --password-stdin and --subject")}
 	}
-	u, err := server.CreateUser(ctx, api.UserRequest{UPN: c.UPN, Name: c.Name, Password: password})
+	if c.PasswordStdin {
+		var err error
+		if r.Password, err = cli.ReadSecret("password: "); err != nil {
+			return err
+		}
+	}
+	u, err := server.CreateUser(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -143,11 +152,13 @@ type groupCmd struct {
 }
 
 type groupCreateCmd struct {
-	Name string `arg:"" help:"Its name."`
+	Name     string `arg:"" help:"Its name."`
+	External string `help:"The group of an issuer outside that it stands for, as the claim groups names it (of Entra: its object id)." placeholder:"ID"`
+	Issuer   string `help:"That issuer, as --oidc-issuer names it. Default: the only one." placeholder:"URL"`
 }
 
 func (c groupCreateCmd) Run(ctx context.Context, out cli.Output, server admin) error {
-	g, err := server.CreateGroup(ctx, c.Name)
+	g, err := server.CreateGroup(ctx, api.GroupRequest{Name: c.Name, Issuer: c.Issuer, External: c.External})
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ import (
 	"staunch/internal/server/httpapi"
 	"staunch/internal/server/indicator"
 	"staunch/internal/server/issuer"
+	"staunch/internal/server/oidc"
 	"staunch/internal/server/people"
 	"staunch/internal/server/pki"
 	"staunch/internal/server/store"
@@ -54,6 +55,9 @@ type Config struct {
 	TLSCert   string       // PEM files of a certificate of your own; "": the server's own authority
 	TLSKey    string       //
 	Log       *slog.Logger // required
+
+	Issuers         []string // issuers outside whose tokens are accepted beside the server's own
+	IssuerAudiences []string // what their tokens must be for; none: as the server's own
 }
 
 // Server is a control plane. Make one with New.
@@ -69,6 +73,7 @@ type Server struct {
 	issuer   *issuer.Service
 	devices  *device.Service
 	people   *people.Service
+	issuers  *oidc.Issuers
 	actions  *action.Service
 	gateway  *gateway.Gateway
 
@@ -228,7 +233,10 @@ func (s *Server) openServices(ctx context.Context) error {
 	realm := auth.Realm{Tenant: tenant, PublicURL: s.url, Names: s.names(), Audiences: func() []string {
 		return strings.Fields(s.settings.value("auth.audiences"))
 	}}
-	if s.people, err = people.New(people.Config{Store: s.store, Log: s.cfg.Log}); err != nil {
+	if err := s.openIssuers(realm); err != nil {
+		return err
+	}
+	if s.people, err = people.New(people.Config{Store: s.store, Log: s.cfg.Log, Issuers: s.issuers.Names()}); err != nil {
 		return err
 	}
 	s.issuer, err = issuer.New(issuer.Config{
@@ -239,7 +247,7 @@ func (s *Server) openServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	verifier, err := auth.New(auth.Config{Realm: realm, Keys: s.issuer.Keys, AppEnabled: s.issuer.Enabled, Person: s.people.Person, Log: s.cfg.Log})
+	verifier, err := auth.New(s.verifying(realm))
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,20 @@ type Config struct {
 	// Nil: every application whose token verifies.
 	AppEnabled func(ctx context.Context, id string) (bool, error)
 
+	// Foreign returns the issuer outside this server whose tokens have that iss,
+	// if it is trusted. Nil: there is none.
+	Foreign func(iss string) (Foreign, bool)
+	// ForeignAudience reports whether a token from outside that is for that
+	// audience is for this API. Nil: as Realm has it.
+	ForeignAudience func(name string) bool
+	// AppDisabled reports whether an application of an issuer outside is shut out
+	// here. Believed for five seconds. Nil: none is.
+	AppDisabled func(ctx context.Context, id string) (bool, error)
+	// Visitor returns what a person may do whom an issuer outside signed in, or an
+	// api.Error ResourceNotFound when they are shut out. Believed for five seconds.
+	// Nil: no token of such a person is accepted.
+	Visitor func(ctx context.Context, who Visitor) (Person, error)
+
 	// Person returns who the user with that object id is and what they may do,
 	// or an api.Error ResourceNotFound when there is none or they are shut out.
 	// Its answer is believed for five seconds. Nil: no token of a person is accepted.
@@ -62,6 +76,7 @@ type Verifier struct {
 // Person is one of the people that may sign in.
 type Person struct {
 	UPN    string
+	ID     string // what the record knows them by; "": the UPN
 	Access Access
 
 	// Since is when what they prove themselves by was last changed: tokens that
@@ -82,6 +97,8 @@ type appState struct {
 
 // claims is what we read of a token; see docs/identity.md.
 type claims struct {
+	foreignClaims
+
 	Issuer   string           `json:"iss"`
 	Audience jwt.Audience     `json:"aud"`
 	Expires  *jwt.NumericDate `json:"exp"`
@@ -92,7 +109,7 @@ type claims struct {
 	Party    string           `json:"azp"`   // v2
 	AppName  string           `json:"app_displayname"`
 	Roles    []Permission     `json:"roles"`
-	Scopes   string           `json:"scp"`
+	Scopes   scopes           `json:"scp"`
 	UPN      string           `json:"upn"`
 	Name     string           `json:"preferred_username"`
 	ObjectID string           `json:"oid"`
@@ -148,12 +165,25 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Caller, error) {
 	cl, ok := v.seen.get(digest)
 	if !ok {
 		var err error
-		if cl, err = v.open(token); err != nil {
+		if cl, err = v.open(ctx, token); err != nil {
 			return Caller{}, err
 		}
 	}
 	// Dates, audience and issuer are looked at each time: the first pass, and
 	// the others change with the settings.
+	c, err := v.decide(ctx, cl)
+	if err == nil && !ok {
+		v.seen.put(digest, cl)
+	}
+	return c, err
+}
+
+// decide tells whom a token with these claims, whose signature is good, makes of
+// its bearer now.
+func (v *Verifier) decide(ctx context.Context, cl claims) (Caller, error) {
+	if from, ok := v.foreign(cl.Issuer); ok {
+		return v.decideForeign(ctx, cl, from)
+	}
 	if err := v.check(cl); err != nil {
 		return Caller{}, err
 	}
@@ -165,28 +195,39 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Caller, error) {
 		return Caller{}, err
 	}
 	if c.Kind == User {
-		if c, err = v.identify(ctx, c, cl); err != nil {
-			return Caller{}, err
-		}
-	}
-	if !ok {
-		v.seen.put(digest, cl)
+		return v.identify(ctx, c, cl)
 	}
 	return c, nil
 }
 
 // open checks the signature and reads the claims. The algorithms are ours to
-// name, never the token's.
-func (v *Verifier) open(token string) (claims, error) {
-	tok, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+// name, never the token's; whose keys count, its iss says before it is believed,
+// and the signature then proves.
+func (v *Verifier) open(ctx context.Context, token string) (claims, error) {
+	accepted := v.algorithms()
+	tok, err := jwt.ParseSigned(token, accepted)
 	switch {
 	case err != nil && strings.Count(token, ".") == 2 && isAlgorithm(err):
-		return claims{}, unauthorized("The access token is not signed with RS256")
+		return claims{}, notSignedWith(accepted)
 	case err != nil:
 		return claims{}, unauthorized("The access token is not a signed JSON Web Token")
 	}
+	var says struct {
+		Issuer string `json:"iss"`
+	}
+	if err := tok.UnsafeClaimsWithoutVerification(&says); err != nil {
+		return claims{}, unauthorized("The access token cannot be read")
+	}
+	var key any = v.cfg.Keys()
+	if from, ok := v.foreign(says.Issuer); ok {
+		if key, err = foreignKey(ctx, tok.Headers[0], from); err != nil {
+			return claims{}, err
+		}
+	} else if alg := tok.Headers[0].Algorithm; alg != string(jose.RS256) {
+		return claims{}, notSignedWith([]jose.SignatureAlgorithm{jose.RS256})
+	}
 	var cl claims
-	switch err := tok.Claims(v.cfg.Keys(), &cl); {
+	switch err := tok.Claims(key, &cl); {
 	case errors.Is(err, jose.ErrJWKSKidNotFound):
 		return claims{}, unauthorized("The access token is signed by a key that is not known here: get a new one from this server's token endpoint")
 	case errors.Is(err, jose.ErrCryptoFailure):
@@ -199,29 +240,50 @@ func (v *Verifier) open(token string) (claims, error) {
 	return cl, nil
 }
 
+func notSignedWith(accepted []jose.SignatureAlgorithm) error {
+	names := make([]string, len(accepted))
+	for i, a := range accepted {
+		names[i] = string(a)
+	}
+	return unauthorized("The access token is not signed with %s", strings.Join(names, ", "))
+}
+
 func isAlgorithm(err error) bool {
 	var alg *jose.ErrUnexpectedSignatureAlgorithm
 	return errors.As(err, &alg)
 }
 
 func (v *Verifier) check(cl claims) error {
-	now := v.cfg.Now()
 	keys := v.cfg.Keys()
-	switch {
-	case len(keys.Key(cl.key)) == 0: // a key that was taken away ends what it signed
+	if len(keys.Key(cl.key)) == 0 { // a key that was taken away ends what it signed
 		return unauthorized("The access token is signed by a key that is not known here any more: get a new one")
+	}
+	if err := cl.checkDates(v.cfg.Now()); err != nil {
+		return err
+	}
+	switch {
+	case !v.cfg.Realm.Issued(cl.Issuer):
+		return unauthorized("The access token comes from an issuer that is not trusted here: %s", shown(cl.Issuer))
+	case cl.Tenant != v.cfg.Realm.Tenant:
+		return unauthorized("The access token is of another tenant: %s", shown(cl.Tenant))
+	case !slices.ContainsFunc(cl.Audience, func(a string) bool { _, ok := v.cfg.Realm.Audience(a); return ok }):
+		return otherAudience(cl)
+	}
+	return nil
+}
+
+func otherAudience(cl claims) error {
+	return unauthorized("The access token is for another audience: %s", shown(strings.Join(cl.Audience, ", ")))
+}
+
+func (cl claims) checkDates(now time.Time) error {
+	switch {
 	case cl.Expires == nil:
 		return unauthorized("The access token has no expiry (exp)")
 	case !now.Before(cl.Expires.Time().Add(Leeway)):
 		return unauthorized("The access token expired at %s: get a new one", stamp(cl.Expires))
 	case cl.NotYet != nil && now.Add(Leeway).Before(cl.NotYet.Time()):
 		return unauthorized("The access token is not valid before %s: check the clocks", stamp(cl.NotYet))
-	case !v.cfg.Realm.Issued(cl.Issuer):
-		return unauthorized("The access token comes from an issuer that is not trusted here: %s", shown(cl.Issuer))
-	case cl.Tenant != v.cfg.Realm.Tenant:
-		return unauthorized("The access token is of another tenant: %s", shown(cl.Tenant))
-	case !slices.ContainsFunc(cl.Audience, func(a string) bool { _, ok := v.cfg.Realm.Audience(a); return ok }):
-		return unauthorized("The access token is for another audience: %s", shown(strings.Join(cl.Audience, ", ")))
 	}
 	return nil
 }
@@ -234,36 +296,37 @@ func caller(cl claims) (Caller, error) {
 	if !IsGUID(app) {
 		return Caller{}, unauthorized("The access token names no application (appid or azp)")
 	}
-	if cl.Scopes == "" {
+	if len(cl.Scopes) == 0 {
 		return Caller{Kind: App, ID: app, Name: firstOf(cl.AppName, app), AppID: app, Tenant: cl.Tenant, Permissions: cl.Roles}, nil
 	}
 	user := firstOf(cl.UPN, cl.Name, cl.ObjectID)
 	if user == "" {
 		return Caller{}, unauthorized("The access token names no user (upn or oid)")
 	}
-	var scopes []Permission
-	for s := range strings.FieldsSeq(cl.Scopes) {
-		scopes = append(scopes, Permission(s))
-	}
-	return Caller{Kind: User, ID: user, Name: user, AppID: app, Tenant: cl.Tenant, Permissions: scopes}, nil
+	return Caller{Kind: User, ID: user, Name: user, AppID: app, Tenant: cl.Tenant, Permissions: cl.Scopes}, nil
 }
 
-// checkApp asks whether the application may still call. When that cannot be
-// told the request waits: a disabled application must not profit from a fault.
+// checkApp asks whether the application may still call.
 func (v *Verifier) checkApp(ctx context.Context, id string) error {
 	if v.cfg.AppEnabled == nil {
 		return nil
 	}
+	return v.askOfApp(id, "", func() (bool, error) { return v.cfg.AppEnabled(ctx, id) })
+}
+
+// askOfApp believes an answer for a while. When there is none the request waits:
+// a disabled application must not profit from a fault.
+func (v *Verifier) askOfApp(id, whose string, enabled func() (bool, error)) error {
 	now := v.cfg.Now()
-	st, ok := v.apps.get(id)
+	st, ok := v.apps.get(whose + id)
 	if age := now.Sub(st.asked); !ok || age < 0 || age >= appCheckFor {
-		enabled, err := v.cfg.AppEnabled(ctx, id)
+		on, err := enabled()
 		if err != nil {
 			v.cfg.Log.Error("app_check_failed", "app", id, "error", err)
 			return api.Errorf(api.ServiceUnavailable, "The application cannot be looked up at the moment: try again")
 		}
-		st = appState{enabled: enabled, asked: now}
-		v.apps.put(id, st)
+		st = appState{enabled: on, asked: now}
+		v.apps.put(whose+id, st)
 	}
 	if !st.enabled {
 		return unauthorized("The application %s is disabled or no longer registered", id)
@@ -279,25 +342,34 @@ func (v *Verifier) identify(ctx context.Context, c Caller, cl claims) (Caller, e
 		return Caller{}, unauthorized("The access token names no user that is known here (oid)")
 	}
 	oid := strings.ToLower(cl.ObjectID)
-	now := v.cfg.Now()
-	st, ok := v.people.get(oid)
-	if age := now.Sub(st.asked); !ok || age < 0 || age >= appCheckFor {
-		p, err := v.cfg.Person(ctx, oid)
-		if err != nil && api.CodeOf(err) != api.ResourceNotFound {
-			v.cfg.Log.Error("person_check_failed", "oid", oid, "error", err)
-			return Caller{}, api.Errorf(api.ServiceUnavailable, "The user cannot be looked up at the moment: try again")
-		}
-		st = personState{person: p, known: err == nil, asked: now}
-		v.people.put(oid, st)
+	p, err := v.askOfPerson(oid, func() (Person, error) { return v.cfg.Person(ctx, oid) })
+	if err != nil {
+		return Caller{}, err
 	}
-	switch {
-	case !st.known:
-		return Caller{}, unauthorized("The user of the access token is disabled or no longer known")
-	case cl.SignedIn == nil || cl.SignedIn.Time().Before(st.person.Since.Truncate(time.Second)):
+	if cl.SignedIn == nil || cl.SignedIn.Time().Before(p.Since.Truncate(time.Second)) {
 		return Caller{}, unauthorized("The user's credentials were changed after the access token was made: sign in again")
 	}
-	c.ID, c.Name, c.Access = st.person.UPN, st.person.UPN, st.person.Access
+	c.ID, c.Name, c.Access = p.UPN, p.UPN, p.Access
 	return c, nil
+}
+
+// askOfPerson believes an answer for a while.
+func (v *Verifier) askOfPerson(key string, ask func() (Person, error)) (Person, error) {
+	now := v.cfg.Now()
+	st, ok := v.people.get(key)
+	if age := now.Sub(st.asked); !ok || age < 0 || age >= appCheckFor {
+		p, err := ask()
+		if err != nil && api.CodeOf(err) != api.ResourceNotFound {
+			v.cfg.Log.Error("person_check_failed", "error", err)
+			return Person{}, api.Errorf(api.ServiceUnavailable, "The user cannot be looked up at the moment: try again")
+		}
+		st = personState{person: p, known: err == nil, asked: now}
+		v.people.put(key, st)
+	}
+	if !st.known {
+		return Person{}, unauthorized("The user of the access token is disabled or no longer known")
+	}
+	return st.person, nil
 }
 
 func unauthorized(format string, args ...any) error {

@@ -14,11 +14,11 @@ import (
 // People is what the administrator's routes ask of users, groups and roles.
 type People interface {
 	Users(ctx context.Context) ([]people.User, error)
-	CreateUser(ctx context.Context, c auth.Caller, upn, name, password string) (people.User, error)
+	CreateUser(ctx context.Context, c auth.Caller, upn, name, password string, of people.Outside) (people.User, error)
 	ChangeUser(ctx context.Context, c auth.Caller, id string, ch people.UserChange) (people.User, string, error)
 	DeleteUser(ctx context.Context, c auth.Caller, id string) error
 	Groups(ctx context.Context) ([]people.Group, error)
-	CreateGroup(ctx context.Context, c auth.Caller, name string) (people.Group, error)
+	CreateGroup(ctx context.Context, c auth.Caller, name string, of people.Outside) (people.Group, error)
 	SetMember(ctx context.Context, c auth.Caller, group, upn string, in bool) error
 	DeleteGroup(ctx context.Context, c auth.Caller, name string) error
 	Roles(ctx context.Context) ([]people.Role, error)
@@ -33,8 +33,8 @@ func peopleRoutes() []route {
 	return []route{
 		{
 			method: "POST", path: "/v1/users", access: admin, handle: (*Handler).createUser,
-			summary: "Make a user who signs in by password", client: "CreateUser",
-			records: audit.CreateUser, status: 201, body: api.UserRequest{}, needs: []string{"upn", "password"}, answers: api.User{},
+			summary: "Make a user who signs in by password, or by an issuer outside", client: "CreateUser",
+			records: audit.CreateUser, status: 201, body: api.UserRequest{}, needs: []string{"upn"}, answers: api.User{},
 		},
 		{
 			method: "GET", path: "/v1/users", access: admin, handle: (*Handler).users,
@@ -52,7 +52,7 @@ func peopleRoutes() []route {
 		{
 			method: "POST", path: "/v1/groups", access: admin, handle: (*Handler).createGroup,
 			summary: "Make a group of users", client: "CreateGroup",
-			records: audit.CreateGroup, status: 201, body: api.NameRequest{}, needs: []string{"name"}, answers: api.Group{},
+			records: audit.CreateGroup, status: 201, body: api.GroupRequest{}, needs: []string{"name"}, answers: api.Group{},
 		},
 		{
 			method: "GET", path: "/v1/groups", access: admin, handle: (*Handler).groups,
@@ -100,10 +100,10 @@ func (h *Handler) createUser(ctx context.Context, q *request) (answer, error) {
 		return answer{}, err
 	}
 	var r api.UserRequest
-	if err := f.texts(map[string]*string{"upn": &r.UPN, "name": &r.Name, "password": &r.Password}); err != nil {
+	if err := f.texts(map[string]*string{"upn": &r.UPN, "name": &r.Name, "password": &r.Password, "issuer": &r.Issuer, "subject": &r.Subject}); err != nil {
 		return answer{}, err
 	}
-	u, err := h.cfg.People.CreateUser(ctx, q.caller, r.UPN, r.Name, r.Password)
+	u, err := h.cfg.People.CreateUser(ctx, q.caller, r.UPN, r.Name, r.Password, people.Outside{Issuer: r.Issuer, Name: r.Subject})
 	if err != nil {
 		return answer{}, err
 	}
@@ -140,7 +140,7 @@ func (h *Handler) deleteUser(ctx context.Context, q *request) (answer, error) {
 func user(u people.User) api.User {
 	return api.User{
 		ID: u.ID, UPN: u.UPN, Name: u.Name, Disabled: u.Disabled, SecondFactor: len(u.TOTP) > 0,
-		Groups: append([]string{}, u.Groups...), Created: api.Time{Time: u.Created},
+		Groups: append([]string{}, u.Groups...), Created: api.Time{Time: u.Created}, Issuer: u.Issuer, Subject: u.Subject,
 	}
 }
 
@@ -149,11 +149,11 @@ func (h *Handler) createGroup(ctx context.Context, q *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	var name string
-	if err := f.texts(map[string]*string{"name": &name}); err != nil {
+	var r api.GroupRequest
+	if err := f.texts(map[string]*string{"name": &r.Name, "issuer": &r.Issuer, "external": &r.External}); err != nil {
 		return answer{}, err
 	}
-	g, err := h.cfg.People.CreateGroup(ctx, q.caller, name)
+	g, err := h.cfg.People.CreateGroup(ctx, q.caller, r.Name, people.Outside{Issuer: r.Issuer, Name: r.External})
 	if err != nil {
 		return answer{}, err
 	}
@@ -174,7 +174,7 @@ func (h *Handler) setMember(ctx context.Context, q *request) (answer, error) {
 }
 
 func group(g people.Group) api.Group {
-	return api.Group{Name: g.Name, Members: append([]string{}, g.Members...)}
+	return api.Group{Name: g.Name, Members: append([]string{}, g.Members...), Issuer: g.Issuer, External: g.External}
 }
 
 func (h *Handler) createRole(ctx context.Context, q *request) (answer, error) {

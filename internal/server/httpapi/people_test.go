@@ -15,6 +15,7 @@ import (
 	"staunch/api"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/issuer"
+	"staunch/internal/server/people"
 )
 
 const testPassword = "correct horse battery staple"
@@ -23,10 +24,10 @@ const testPassword = "correct horse battery staple"
 func (k *kit) person(upn string, groups ...string) {
 	k.t.Helper()
 	ctx := k.t.Context()
-	_, err := k.people.CreateUser(ctx, admin(), upn, "", testPassword)
+	_, err := k.people.CreateUser(ctx, admin(), upn, "", testPassword, people.Outside{})
 	check(k.t, err)
 	for _, g := range groups {
-		if _, err := k.people.CreateGroup(ctx, admin(), g); err != nil && api.CodeOf(err) != api.InvalidInput {
+		if _, err := k.people.CreateGroup(ctx, admin(), g, people.Outside{}); err != nil && api.CodeOf(err) != api.InvalidInput {
 			k.t.Fatal(err)
 		}
 		check(k.t, k.people.SetMember(ctx, admin(), g, upn, true))
@@ -92,7 +93,7 @@ func TestAuthorisationMatrix(t *testing.T) {
 	check(t, err)
 	c, _ := k.root()
 	for _, g := range []string{"everyone", "labs"} {
-		_, err := c.CreateGroup(t.Context(), g)
+		_, err := c.CreateGroup(t.Context(), api.GroupRequest{Name: g})
 		check(t, err)
 	}
 	_, err = c.CreateDeviceGroup(t.Context(), api.DeviceGroupRequest{Name: "Labs", Rules: []string{"tag=lab"}, Access: []string{"labs"}})
@@ -279,7 +280,7 @@ func TestPeopleAdministration(t *testing.T) {
 	if u.UPN != "ana@corp.example" || !auth.IsGUID(u.ID) || u.SecondFactor {
 		t.Errorf("user: %+v", u)
 	}
-	_, err = c.CreateGroup(ctx, "Tier 2 & more")
+	_, err = c.CreateGroup(ctx, api.GroupRequest{Name: "Tier 2 & more"})
 	check(t, err)
 	check(t, c.AddMember(ctx, "tier 2 & more", u.UPN))
 	_, err = c.CreateRole(ctx, api.RoleRequest{Name: "Respond", Permissions: []string{"Response (manage)"}})

@@ -89,6 +89,16 @@ func (s *Service) Enabled(ctx context.Context, id string) (bool, error) {
 	return !a.Disabled, nil
 }
 
+// Disabled reports whether an application of an issuer outside is shut out here:
+// it is registered by that issuer, so that it need not be here, but may be.
+func (s *Service) Disabled(ctx context.Context, id string) (bool, error) {
+	a, err := s.cfg.Store.App(ctx, id)
+	if api.CodeOf(err) == api.ResourceNotFound {
+		return false, nil
+	}
+	return a.Disabled, err
+}
+
 // find returns an application by id: one that is registered, or the command line,
 // which people sign in through without that.
 func (s *Service) find(ctx context.Context, id string) (App, error) {

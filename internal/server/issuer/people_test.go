@@ -79,7 +79,7 @@ func newHouse(t testing.TB) *house {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	if h.user, err = h.people.CreateUser(ctx, admin, upn, "Ana", password); err != nil {
+	if h.user, err = h.people.CreateUser(ctx, admin, upn, "Ana", password, people.Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	yes := true

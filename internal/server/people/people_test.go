@@ -84,7 +84,7 @@ func newService(t testing.TB) (*Service, *shelf) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CreateUser(t.Context(), root, ana, "Ana", good); err != nil {
+	if _, err := s.CreateUser(t.Context(), root, ana, "Ana", good, Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	return s, kept
@@ -287,23 +287,29 @@ func TestRefusals(t *testing.T) {
 	s, _ := newService(t)
 	ctx := t.Context()
 	for want, do := range map[string]func() error{
-		"Only an administrator":             func() error { _, err := s.CreateGroup(ctx, auth.Caller{Kind: auth.User}, "g"); return err },
-		"Forbidden: Only an administrator":  func() error { _, err := s.CreateUser(ctx, auth.Caller{Kind: auth.App}, "b@x", "", good); return err },
-		"is not a user name":                func() error { _, err := s.CreateUser(ctx, root, "ana smith@x", "", good); return err },
-		"is not a user name of":             func() error { _, err := s.CreateUser(ctx, root, "a\u202e@x", "", good); return err },
-		`"a/b@x" is not`:                    func() error { _, err := s.CreateUser(ctx, root, "a/b@x", "", good); return err },
-		"The user has no name":              func() error { _, err := s.CreateUser(ctx, root, " ", "", good); return err },
-		"at least 8 are needed":             func() error { _, err := s.CreateUser(ctx, root, "b@x", "", "1234567"); return err },
-		"1024 are allowed":                  func() error { _, err := s.CreateUser(ctx, root, "b@x", "", strings.Repeat("x", 1025)); return err },
-		"the user's own name":               func() error { _, err := s.CreateUser(ctx, root, "benjamin@x", "", "Benjamin"); return err },
-		"The password is empty":             func() error { _, err := s.CreateUser(ctx, root, "b@x", "", ""); return err },
-		"not text in UTF-8":                 func() error { _, err := s.CreateUser(ctx, root, "b@x", "", "abcdefgh\xff"); return err },
+		"Only an administrator": func() error { _, err := s.CreateGroup(ctx, auth.Caller{Kind: auth.User}, "g", Outside{}); return err },
+		"Forbidden: Only an administrator": func() error {
+			_, err := s.CreateUser(ctx, auth.Caller{Kind: auth.App}, "b@x", "", good, Outside{})
+			return err
+		},
+		"is not a user name":    func() error { _, err := s.CreateUser(ctx, root, "ana smith@x", "", good, Outside{}); return err },
+		"is not a user name of": func() error { _, err := s.CreateUser(ctx, root, "a\u202e@x", "", good, Outside{}); return err },
+		`"a/b@x" is not`:        func() error { _, err := s.CreateUser(ctx, root, "a/b@x", "", good, Outside{}); return err },
+		"The user has no name":  func() error { _, err := s.CreateUser(ctx, root, " ", "", good, Outside{}); return err },
+		"at least 8 are needed": func() error { _, err := s.CreateUser(ctx, root, "b@x", "", "1234567", Outside{}); return err },
+		"1024 are allowed": func() error {
+			_, err := s.CreateUser(ctx, root, "b@x", "", strings.Repeat("x", 1025), Outside{})
+			return err
+		},
+		"the user's own name":               func() error { _, err := s.CreateUser(ctx, root, "benjamin@x", "", "Benjamin", Outside{}); return err },
+		"The password is empty":             func() error { _, err := s.CreateUser(ctx, root, "b@x", "", "", Outside{}); return err },
+		"not text in UTF-8":                 func() error { _, err := s.CreateUser(ctx, root, "b@x", "", "abcdefgh\xff", Outside{}); return err },
 		"There is no role permission 'Fly'": func() error { _, err := s.CreateRole(ctx, root, "r", []string{"Fly"}); return err },
 		"The role has no permission":        func() error { _, err := s.CreateRole(ctx, root, "r", nil); return err },
-		"The group has no name":             func() error { _, err := s.CreateGroup(ctx, root, " "); return err },
-		"121 characters":                    func() error { _, err := s.CreateGroup(ctx, root, strings.Repeat("x", 121)); return err },
-		"cannot be printed":                 func() error { _, err := s.CreateGroup(ctx, root, "a\nb"); return err },
-		"only dots":                         func() error { _, err := s.CreateGroup(ctx, root, ".."); return err },
+		"The group has no name":             func() error { _, err := s.CreateGroup(ctx, root, " ", Outside{}); return err },
+		"121 characters":                    func() error { _, err := s.CreateGroup(ctx, root, strings.Repeat("x", 121), Outside{}); return err },
+		"cannot be printed":                 func() error { _, err := s.CreateGroup(ctx, root, "a\nb", Outside{}); return err },
+		"only dots":                         func() error { _, err := s.CreateGroup(ctx, root, "..", Outside{}); return err },
 	} {
 		if err := do(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)

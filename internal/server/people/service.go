@@ -24,6 +24,10 @@ type Config struct {
 	Store Store            // required
 	Log   *slog.Logger     // nil: nothing is logged
 	Now   func() time.Time // nil: time.Now
+
+	// Issuers are the issuers outside that may sign people in, as the operator
+	// named them.
+	Issuers []string
 }
 
 // Service is what the server does with people. It is safe for concurrent use.
@@ -102,10 +106,17 @@ func (s *Service) Person(ctx context.Context, oid string) (auth.Person, error) {
 	if err != nil {
 		return auth.Person{}, err
 	}
+	if u.Issuer != "" { // no token of ours is theirs
+		return auth.Person{}, api.Errorf(api.ResourceNotFound, "User %s is signed in by %s", u.UPN, u.Issuer)
+	}
+	return s.person(ctx, u, nil)
+}
+
+func (s *Service) person(ctx context.Context, u User, external []string) (auth.Person, error) {
 	if u.Disabled {
 		return auth.Person{}, api.Errorf(api.ResourceNotFound, "User %s is disabled", u.UPN)
 	}
-	groups, deviceGroups, err := s.cfg.Store.Access(ctx, u.ID)
+	groups, deviceGroups, err := s.cfg.Store.Access(ctx, u.ID, u.Issuer, external)
 	if err != nil {
 		return auth.Person{}, err
 	}
@@ -118,16 +129,23 @@ func (s *Service) Groups(ctx context.Context) ([]Group, error) { return s.cfg.St
 // Roles lists the roles.
 func (s *Service) Roles(ctx context.Context) ([]Role, error) { return s.cfg.Store.Roles(ctx) }
 
-// CreateGroup makes an empty group of users.
-func (s *Service) CreateGroup(ctx context.Context, c auth.Caller, name string) (Group, error) {
-	name = strings.TrimSpace(name)
-	err := s.decide(ctx, c, audit.CreateGroup, name, func(e audit.Entry) error {
-		if err := checkName("group", name); err != nil {
+// CreateGroup makes a group of users: an empty one, or one that stands for a
+// group of an issuer outside, whose members are then in it.
+func (s *Service) CreateGroup(ctx context.Context, c auth.Caller, name string, of Outside) (Group, error) {
+	g := Group{Name: strings.TrimSpace(name), Members: []string{}}
+	err := s.decide(ctx, c, audit.CreateGroup, g.Name, func(e audit.Entry) (err error) {
+		if err := checkName("group", g.Name); err != nil {
 			return err
 		}
-		return s.cfg.Store.CreateGroup(ctx, name, e)
+		if g.Issuer, g.External, err = s.outside("group", of); err != nil {
+			return err
+		}
+		if g.Issuer != "" {
+			e.Detail = mustJSON(map[string]any{"issuer": g.Issuer, "external": g.External})
+		}
+		return s.cfg.Store.CreateGroup(ctx, g, e)
 	})
-	return Group{Name: name, Members: []string{}}, err
+	return g, err
 }
 
 // SetMember brings a user into a group, or out of it.

@@ -27,6 +27,8 @@ type User struct {
 	Disabled bool
 	Created  time.Time
 	Since    time.Time // when password or second factor were last changed
+	Issuer   string    // outside, that signs them in; "": this server does
+	Subject  string    // who they are to that issuer
 	Groups   []string  // names, sorted; not set by the store's ChangeUser
 }
 
@@ -36,6 +38,9 @@ type Group struct {
 	Name    string
 	Members []string // UPNs, sorted
 	Created time.Time
+
+	Issuer   string // outside, one of whose groups this stands for; "": none
+	External string // that group, as the claim groups names it
 }
 
 // Role is a set of rights for the groups it is assigned to.
@@ -55,12 +60,15 @@ type Store interface {
 	// User returns one by id or UPN.
 	User(ctx context.Context, id string) (User, error)
 	Users(ctx context.Context) ([]User, error)
+	// UserOf returns the one whom an issuer outside knows as subject; without their groups.
+	UserOf(ctx context.Context, issuer, subject string) (User, error)
 	// ChangeUser loads, changes and keeps a user, as action.Store's ChangeAction does.
 	ChangeUser(ctx context.Context, id string, change func(*User) (*audit.Entry, error)) (User, error)
 	// DeleteUser takes a user out of all groups, and away.
 	DeleteUser(ctx context.Context, id string, e audit.Entry) error
 
-	CreateGroup(ctx context.Context, name string, e audit.Entry) error
+	// CreateGroup keeps a group by its Name, Issuer and External.
+	CreateGroup(ctx context.Context, g Group, e audit.Entry) error
 	Groups(ctx context.Context) ([]Group, error)
 	// SetMember brings a user into a group or out of it.
 	SetMember(ctx context.Context, group, user string, in bool, e audit.Entry) error
@@ -75,8 +83,9 @@ type Store interface {
 	DeleteRole(ctx context.Context, name string, e audit.Entry) error
 
 	// Access returns the user's groups with the rights of their roles, and who
-	// reaches which device group, as at one instant.
-	Access(ctx context.Context, userID string) ([]auth.UserGroup, []auth.DeviceGroup, error)
+	// reaches which device group, as at one instant; with them the groups that
+	// stand for external ones of the issuer.
+	Access(ctx context.Context, userID, issuer string, external []string) ([]auth.UserGroup, []auth.DeviceGroup, error)
 
 	// Record appends an audit entry that stands alone.
 	Record(ctx context.Context, e audit.Entry) error

@@ -39,8 +39,9 @@ func (s *Service) User(ctx context.Context, id string) (User, error) {
 	return s.cfg.Store.User(ctx, id)
 }
 
-// CreateUser makes a user who signs in by password.
-func (s *Service) CreateUser(ctx context.Context, c auth.Caller, name, display, password string) (User, error) {
+// CreateUser makes a user who signs in by password, or whom an issuer outside
+// signs in.
+func (s *Service) CreateUser(ctx context.Context, c auth.Caller, name, display, password string, of Outside) (User, error) {
 	var u User
 	err := s.decide(ctx, c, audit.CreateUser, name, func(e audit.Entry) error {
 		upn, err := ParseUPN(name)
@@ -52,16 +53,27 @@ func (s *Service) CreateUser(ctx context.Context, c auth.Caller, name, display, 
 				return err
 			}
 		}
-		if err := checkPassword(upn, password); err != nil {
-			return err
-		}
 		now := s.cfg.Now()
 		u = User{ID: auth.NewGUID(), UPN: upn, Name: display, Created: now, Since: now, Groups: []string{}}
-		if err := s.hash(ctx, func() { u.Password = digest(password) }); err != nil {
+		if u.Issuer, u.Subject, err = s.outside("user", of); err != nil {
 			return err
 		}
+		detail := map[string]any{"id": u.ID}
+		switch {
+		case u.Issuer != "" && password != "":
+			return api.Errorf(api.InvalidInput, "A user whom an issuer outside signs in has no password here")
+		case u.Issuer != "":
+			detail["issuer"], detail["subject"] = u.Issuer, u.Subject
+		default:
+			if err := checkPassword(upn, password); err != nil {
+				return err
+			}
+			if err := s.hash(ctx, func() { u.Password = digest(password) }); err != nil {
+				return err
+			}
+		}
 		e.Target = upn
-		e.Detail = mustJSON(map[string]any{"id": u.ID})
+		e.Detail = mustJSON(detail)
 		return s.cfg.Store.CreateUser(ctx, u, e)
 	})
 	return u, err
@@ -99,6 +111,9 @@ func (s *Service) ChangeUser(ctx context.Context, c auth.Caller, id string, ch U
 		}
 		u, err = s.cfg.Store.ChangeUser(ctx, id, func(u *User) (*audit.Entry, error) {
 			uri = ""
+			if u.Issuer != "" && (ch.Password != nil || ch.TOTP != nil) {
+				return nil, api.Errorf(api.InvalidInput, "User %s is signed in by %s and has neither password nor second factor here", u.UPN, u.Issuer)
+			}
 			e.Target = u.UPN
 			e.Detail = mustJSON(ch.apply(u, sum, s.cfg.Now(), &uri))
 			return &e, nil

@@ -56,7 +56,7 @@ func newEngine(c Config) (engine, error) {
 		dialect: goose.DialectPostgres,
 		config:  config,
 		// "C" compares bytes, as SQLite does: paging keys then sort alike on both.
-		spell:    strings.NewReplacer("${SERIAL}", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "${BLOB}", "BYTEA", "${TEXT}", `TEXT COLLATE "C"`),
+		spell:    strings.NewReplacer("${SERIAL}", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "${BLOB}", "BYTEA", "${TEXT}", `TEXT COLLATE "C"`, "${UNLOGGED}", "UNLOGGED"),
 		begin:    "BEGIN",
 		snapshot: sql.LevelRepeatableRead,
 		lock:     "SELECT pg_advisory_xact_lock(" + lockKey + ")",
@@ -72,7 +72,7 @@ func newSQLite(c Config) (engine, error) {
 	e := engine{
 		dialect: goose.DialectSQLite3,
 		path:    path,
-		spell:   strings.NewReplacer("${SERIAL}", "INTEGER PRIMARY KEY AUTOINCREMENT", "${BLOB}", "BLOB", "${TEXT}", "TEXT"),
+		spell:   strings.NewReplacer("${SERIAL}", "INTEGER PRIMARY KEY AUTOINCREMENT", "${BLOB}", "BLOB", "${TEXT}", "TEXT", "${UNLOGGED}", ""),
 		begin:   "BEGIN IMMEDIATE",
 	}
 	if _, err := os.Stat(path); c.ReadOnly || err == nil || !errors.Is(err, os.ErrNotExist) {

@@ -43,18 +43,22 @@ func room(t *tx, table, what string, most int64) error {
 }
 
 // CreateGroup is people.Store's.
-func (s *Store) CreateGroup(ctx context.Context, name string, e audit.Entry) error {
-	if err := checkTexts(text{"group name", name, maxName}, text{"group name", fold(name), maxName}); err != nil {
+func (s *Store) CreateGroup(ctx context.Context, g people.Group, e audit.Entry) error {
+	name := g.Name
+	if err := checkTexts(text{"group name", name, maxName}, text{"group name", fold(name), maxName}, text{"issuer", g.Issuer, maxName}, text{"group of the issuer", g.External, maxName}); err != nil {
 		return err
 	}
 	return s.change(ctx, func(t *tx) error {
 		if err := room(t, "user_groups", "group", maxPeople); err != nil {
 			return err
 		}
-		made, err := t.execCount("INSERT INTO user_groups (name, folded, created) VALUES ($1,$2,$3) ON CONFLICT DO NOTHING", name, fold(name), micros(t.now()))
+		made, err := t.execCount("INSERT INTO user_groups (name, folded, created, issuer, external) VALUES ($1,$2,$3,$4,$5) ON CONFLICT DO NOTHING",
+			name, fold(name), micros(t.now()), g.Issuer, g.External)
 		switch {
 		case err != nil:
 			return fmt.Errorf("cannot keep group %s: %w", name, err)
+		case made == 0 && g.Issuer != "":
+			return api.Errorf(api.InvalidInput, "A group named %q exists already, or another one stands for that group of the issuer: choose another name, or delete that group first", name)
 		case made == 0:
 			return nameTaken("group", name)
 		}
@@ -64,9 +68,9 @@ func (s *Store) CreateGroup(ctx context.Context, name string, e audit.Entry) err
 
 // Groups is people.Store's, by name.
 func (s *Store) Groups(ctx context.Context) ([]people.Group, error) {
-	rows, err := s.reader(ctx).query("SELECT seq, name, created FROM user_groups ORDER BY folded LIMIT $1", maxPeople)
+	rows, err := s.reader(ctx).query("SELECT seq, name, created, issuer, external FROM user_groups ORDER BY folded LIMIT $1", maxPeople)
 	groups, err := collect(rows, err, func(scan func(...any) error) (g people.Group, err error) {
-		return g, scan(&g.ID, &g.Name, scanMicros{&g.Created})
+		return g, scan(&g.ID, &g.Name, scanMicros{&g.Created}, &g.Issuer, &g.External)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list groups: %w", err)

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"staunch/api"
@@ -20,10 +21,10 @@ var _ people.Store = (*Store)(nil)
 // maxPeople bounds the lists of users, groups and roles.
 const maxPeople = 10_000
 
-const selectUser = "SELECT id, upn, name, password, totp, totp_step, disabled, created, since FROM users "
+const selectUser = "SELECT id, upn, name, password, totp, totp_step, disabled, created, since, issuer, subject FROM users "
 
 func scanUser(scan func(...any) error) (u people.User, err error) {
-	err = scan(&u.ID, &u.UPN, &u.Name, &u.Password, &u.TOTP, &u.Step, &u.Disabled, scanMicros{&u.Created}, scanMicros{&u.Since})
+	err = scan(&u.ID, &u.UPN, &u.Name, &u.Password, &u.TOTP, &u.Step, &u.Disabled, scanMicros{&u.Created}, scanMicros{&u.Since}, &u.Issuer, &u.Subject)
 	if len(u.TOTP) == 0 {
 		u.TOTP = nil
 	}
@@ -51,7 +52,8 @@ func absent(what, name string) error {
 
 // CreateUser is people.Store's.
 func (s *Store) CreateUser(ctx context.Context, u people.User, e audit.Entry) error {
-	if err := checkTexts(text{"user id", u.ID, maxName}, text{"user name", u.UPN, maxName}, text{"display name", u.Name, maxName}, text{"password digest", u.Password, maxName}); err != nil {
+	if err := checkTexts(text{"user id", u.ID, maxName}, text{"user name", u.UPN, maxName}, text{"display name", u.Name, maxName}, text{"password digest", u.Password, maxName},
+		text{"issuer", u.Issuer, maxName}, text{"subject", u.Subject, maxName}); err != nil {
 		return err
 	}
 	return s.change(ctx, func(t *tx) error {
@@ -62,11 +64,13 @@ func (s *Store) CreateUser(ctx context.Context, u people.User, e audit.Entry) er
 		if n >= maxPeople {
 			return api.Errorf(api.InvalidInput, "There are %d users, which is the most that this server keeps: delete some, or use another identity provider", n)
 		}
-		made, err := t.execCount("INSERT INTO users (id, upn, name, password, totp, totp_step, disabled, created, since) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9) ON CONFLICT DO NOTHING",
-			u.ID, fold(u.UPN), u.Name, u.Password, blob(u.TOTP), u.Step, u.Disabled, micros(u.Created), micros(u.Since))
+		made, err := t.execCount("INSERT INTO users (id, upn, name, password, totp, totp_step, disabled, created, since, issuer, subject) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11) ON CONFLICT DO NOTHING",
+			u.ID, fold(u.UPN), u.Name, u.Password, blob(u.TOTP), u.Step, u.Disabled, micros(u.Created), micros(u.Since), u.Issuer, u.Subject)
 		switch {
 		case err != nil:
 			return fmt.Errorf("cannot keep user %s: %w", u.UPN, err)
+		case made == 0 && u.Issuer != "":
+			return api.Errorf(api.InvalidInput, "A user named %q exists already, or another one is tied to that subject of the issuer: choose another name, or delete that user first", u.UPN)
 		case made == 0:
 			return nameTaken("user", u.UPN)
 		}
@@ -98,6 +102,22 @@ func (s *Store) User(ctx context.Context, id string) (people.User, error) {
 	rows, err := s.reader(ctx).query("SELECT g.name FROM group_members m JOIN user_groups g ON g.seq = m.user_group WHERE m.user_id = $1 ORDER BY g.folded", u.ID)
 	if u.Groups, err = collect(rows, err, scanString); err != nil {
 		return people.User{}, fmt.Errorf("cannot read the groups of user %s: %w", u.UPN, err)
+	}
+	return u, nil
+}
+
+// UserOf is people.Store's.
+func (s *Store) UserOf(ctx context.Context, issuer, subject string) (people.User, error) {
+	err := error(sql.ErrNoRows)
+	var u people.User
+	if issuer != "" && storable(issuer) && storable(subject) {
+		u, err = scanUser(s.reader(ctx).row(selectUser+"WHERE issuer <> '' AND issuer = $1 AND subject = $2", issuer, subject).Scan)
+	}
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return people.User{}, absent("User", subject)
+	case err != nil:
+		return people.User{}, fmt.Errorf("cannot read user %s: %w", subject, err)
 	}
 	return u, nil
 }
@@ -184,7 +204,7 @@ func (s *Store) DeleteUser(ctx context.Context, id string, e audit.Entry) error 
 }
 
 // Access is people.Store's.
-func (s *Store) Access(ctx context.Context, userID string) (groups []auth.UserGroup, deviceGroups []auth.DeviceGroup, err error) {
+func (s *Store) Access(ctx context.Context, userID, issuer string, external []string) (groups []auth.UserGroup, deviceGroups []auth.DeviceGroup, err error) {
 	snapshot, err := s.read.BeginTx(ctx, &sql.TxOptions{Isolation: s.engine.snapshot, ReadOnly: true})
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot read access: %w", err)
@@ -196,6 +216,11 @@ func (s *Store) Access(ctx context.Context, userID string) (groups []auth.UserGr
 	if groups, err = collect(rows, err, scanUserGroup); err != nil {
 		return nil, nil, fmt.Errorf("cannot read access: %w", err)
 	}
+	more, err := externalGroups(r, issuer, external)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read access: %w", err)
+	}
+	groups = append(groups, more...)
 	rows, err = r.query("SELECT seq FROM device_groups ORDER BY seq")
 	ids, err := collect(rows, err, scanInt)
 	if err != nil {
@@ -214,6 +239,32 @@ func (s *Store) Access(ctx context.Context, userID string) (groups []auth.UserGr
 		deviceGroups = append(deviceGroups, auth.DeviceGroup{ID: id, Open: len(to[id]) == 0, To: to[id]})
 	}
 	return groups, deviceGroups, nil
+}
+
+// externalGroups are the groups that stand for those of an issuer outside.
+func externalGroups(q querier, issuer string, external []string) ([]auth.UserGroup, error) {
+	if issuer == "" || len(external) == 0 || !storable(issuer) {
+		return nil, nil
+	}
+	type row struct {
+		auth.UserGroup
+		external string
+	}
+	rows, err := q.query(`SELECT g.seq, r.rights, g.external FROM user_groups g JOIN role_groups rg ON rg.user_group = g.seq JOIN roles r ON r.seq = rg.role
+		WHERE g.issuer <> '' AND g.issuer = $1 ORDER BY g.seq`, issuer)
+	all, err := collect(rows, err, func(scan func(...any) error) (g row, err error) {
+		return g, scan(&g.ID, scanJSON{&g.Rights}, &g.external)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var groups []auth.UserGroup
+	for _, g := range all {
+		if slices.Contains(external, g.external) {
+			groups = append(groups, g.UserGroup)
+		}
+	}
+	return groups, nil
 }
 
 // scanUserGroup reads one role of one group: a group with several roles comes

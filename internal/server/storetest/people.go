@@ -4,6 +4,7 @@ package storetest
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -32,7 +33,7 @@ func newUser(t testing.TB, s Store, upn string) people.User {
 
 func newGroup(t testing.TB, s Store, name string, members ...string) {
 	t.Helper()
-	must(t, s.CreateGroup(t.Context(), name, Entry(audit.CreateGroup, name)))
+	must(t, s.CreateGroup(t.Context(), people.Group{Name: name}, Entry(audit.CreateGroup, name)))
 	for _, m := range members {
 		must(t, s.SetMember(t.Context(), name, m, true, Entry(audit.ChangeGroup, name)))
 	}
@@ -69,9 +70,61 @@ func limit(t testing.TB, s Store, name string, groups ...string) {
 // access is what a user may do, as the server computes it.
 func access(t testing.TB, s Store, id string) auth.Access {
 	t.Helper()
-	groups, deviceGroups, err := s.Access(t.Context(), id)
+	groups, deviceGroups, err := s.Access(t.Context(), id, "", nil)
 	must(t, err)
 	return auth.AccessOf(groups, deviceGroups)
+}
+
+// What is tied to an issuer outside is found by that alone.
+func testOutside(t *testing.T, _ *Harness, s Store) {
+	const idp, other = "https://idp.example/corp", "https://idp.example/other"
+	u := people.User{ID: newGUID(), UPN: "eva@corp.example", Issuer: idp, Subject: "s1", Created: start, Since: start}
+	must(t, s.CreateUser(t.Context(), u, Entry(audit.CreateUser, u.UPN)))
+	newUser(t, s, "ana@corp.example") // no issuer, no subject: any number of them
+	newUser(t, s, "bob@corp.example")
+	got, err := s.UserOf(t.Context(), idp, "s1")
+	must(t, err)
+	if got.ID != u.ID || got.Issuer != idp || got.Subject != "s1" {
+		t.Errorf("user of the issuer: %+v", got)
+	}
+	for _, k := range [][2]string{{other, "s1"}, {idp, "s2"}, {"", ""}, {idp, ""}, {"", "s1"}, {idp, "\x00"}} {
+		_, err := s.UserOf(t.Context(), k[0], k[1])
+		wantCode(t, err, api.ResourceNotFound, "")
+	}
+	twin := u
+	twin.ID, twin.UPN = newGUID(), "eva2@corp.example"
+	wantCode(t, s.CreateUser(t.Context(), twin, Entry(audit.CreateUser, twin.UPN)), api.InvalidInput, "tied to that subject")
+	twin.Issuer = other
+	must(t, s.CreateUser(t.Context(), twin, Entry(audit.CreateUser, twin.UPN)))
+
+	for _, g := range []people.Group{{Name: "soc", Issuer: idp, External: "g1"}, {Name: "ops", Issuer: idp, External: "g2"}, {Name: "plain"}, {Name: "elsewhere", Issuer: other, External: "g1"}} {
+		must(t, s.CreateGroup(t.Context(), g, Entry(audit.CreateGroup, g.Name)))
+	}
+	wantCode(t, s.CreateGroup(t.Context(), people.Group{Name: "soc 2", Issuer: idp, External: "g1"}, Entry(audit.CreateGroup, "")), api.InvalidInput, "stands for that group")
+	newRole(t, s, "act", []auth.Right{auth.ActiveRemediation}, "soc", "elsewhere", "plain")
+	newRole(t, s, "see", []auth.Right{auth.ViewData}, "ops")
+	for _, c := range []struct {
+		issuer string
+		groups []string
+		want   []auth.Right
+	}{
+		{idp, []string{"g1"}, []auth.Right{auth.ActiveRemediation, auth.ViewData}},
+		{idp, []string{"g2", "g9"}, []auth.Right{auth.ViewData}},
+		{idp, nil, nil},
+		{"", []string{"g1", ""}, nil},
+		{"https://idp.example", []string{"g1"}, nil},
+	} {
+		groups, deviceGroups, err := s.Access(t.Context(), "", c.issuer, c.groups)
+		must(t, err)
+		if got := slices.Sorted(maps.Keys(auth.AccessOf(groups, deviceGroups))); !slices.Equal(got, c.want) {
+			t.Errorf("%s, %v: %v, want %v", c.issuer, c.groups, got, c.want)
+		}
+	}
+	all, err := s.Groups(t.Context())
+	must(t, err)
+	if all[0].Name != "elsewhere" || all[0].Issuer != other || all[0].External != "g1" || all[2].Issuer != "" {
+		t.Errorf("groups: %+v", all)
+	}
 }
 
 func testUsers(t *testing.T, _ *Harness, s Store) {
@@ -126,7 +179,7 @@ func testUsers(t *testing.T, _ *Harness, s Store) {
 func testGroups(t *testing.T, _ *Harness, s Store) {
 	a, b := newUser(t, s, "a@x"), newUser(t, s, "b@x")
 	newGroup(t, s, "Responders", b.UPN, a.UPN, a.UPN)
-	wantCode(t, s.CreateGroup(t.Context(), "responders", Entry(audit.CreateGroup, "")), api.InvalidInput, "exists already")
+	wantCode(t, s.CreateGroup(t.Context(), people.Group{Name: "responders"}, Entry(audit.CreateGroup, "")), api.InvalidInput, "exists already")
 	wantCode(t, s.SetMember(t.Context(), "nobody", a.UPN, true, Entry(audit.ChangeGroup, "")), api.ResourceNotFound, "Group", "nobody")
 	wantCode(t, s.SetMember(t.Context(), "Responders", "c@x", true, Entry(audit.ChangeGroup, "")), api.ResourceNotFound, "User", "c@x")
 	groups, err := s.Groups(t.Context())

@@ -103,6 +103,7 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"apps", testApps},
 		{"settings", testSettings},
 		{"users", testUsers},
+		{"users of issuers outside", testOutside},
 		{"groups and members", testGroups},
 		{"roles and access", testRoles},
 		{"device groups by rule and rank", testDeviceGroups},

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"staunch/internal/server/auth"
+	"staunch/internal/server/oidc"
+)
+
+// openIssuers makes what knows the issuers outside. None of them is asked yet.
+func (s *Server) openIssuers(realm auth.Realm) (err error) {
+	for _, iss := range s.cfg.Issuers {
+		if realm.Issued(iss) {
+			return fmt.Errorf("cannot use --oidc-issuer %s: that is this server itself, whose tokens are accepted anyway", iss)
+		}
+	}
+	if len(s.cfg.Issuers) == 0 && len(s.cfg.IssuerAudiences) > 0 {
+		return fmt.Errorf("cannot use --oidc-audience: it is about tokens of issuers outside, and no --oidc-issuer is given")
+	}
+	if s.issuers, err = oidc.New(oidc.Config{URLs: s.cfg.Issuers, Log: s.cfg.Log}); err != nil {
+		return err
+	}
+	s.onStop("issuers", func() error { s.issuers.Close(); return nil })
+	return nil
+}
+
+// verifying is what bearer tokens are checked against.
+func (s *Server) verifying(realm auth.Realm) auth.Config {
+	c := auth.Config{Realm: realm, Keys: s.issuer.Keys, AppEnabled: s.issuer.Enabled, Person: s.people.Person, Log: s.cfg.Log}
+	if len(s.cfg.Issuers) == 0 {
+		return c
+	}
+	c.Foreign, c.Visitor, c.AppDisabled = s.issuers.Find, s.people.Visitor, s.issuer.Disabled
+	if own := s.cfg.IssuerAudiences; len(own) > 0 {
+		c.ForeignAudience = func(name string) bool {
+			return slices.ContainsFunc(own, func(a string) bool { return strings.EqualFold(strings.TrimRight(a, "/"), strings.TrimRight(name, "/")) })
+		}
+	}
+	return c
+}
