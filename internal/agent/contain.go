@@ -69,6 +69,7 @@ type containment struct {
 	armed   *process.Hold         // from hold on
 	seen    []persistence.Process // processes that ran the file, as they were
 	once    []string              // paths it had when it was started
+	vouched bool                  // the last look saw every file where it was asked to, also those that moved meanwhile
 	gated   bool                  // the hash is in the gate's deny set because of us
 	final   bool                  // past the point of no return
 }

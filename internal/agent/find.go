@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,6 +30,11 @@ func (c *containment) find(ctx context.Context) error {
 	if err := c.look(ctx); err != nil {
 		return err
 	}
+	if len(c.copies) == 0 && len(sealed) == 0 {
+		if err := c.lookHarder(ctx); err != nil {
+			return err
+		}
+	}
 	for _, item := range sealed {
 		switch {
 		case item.Order == c.ID: // before the agent was interrupted
@@ -52,16 +58,16 @@ func (c *containment) find(ctx context.Context) error {
 
 // look adds the copies that are there now and are not known yet.
 func (c *containment) look(ctx context.Context) error {
-	vouched := false
+	c.vouched = false
 	if c.index != nil && len(c.Scan) == 0 {
 		found, complete, err := c.lookup(ctx)
 		if err != nil {
 			return err
 		}
 		c.add(found...)
-		vouched = complete
+		c.vouched = complete
 	}
-	if !vouched {
+	if !c.vouched {
 		if err := c.search(ctx); err != nil {
 			return err
 		}
@@ -80,6 +86,7 @@ func (c *containment) search(ctx context.Context) error {
 		return fmt.Errorf("cannot search for copies: %w", err)
 	}
 	c.add(res.Copies...)
+	c.vouched = res.Watched
 	c.receipt.Searched = merge(c.receipt.Searched, res.Covered)
 	c.receipt.NotCovered = merge(c.receipt.NotCovered, res.NotCovered)
 	return nil
@@ -177,6 +184,8 @@ func (c *containment) notAll(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, process.ErrOutrun):
+		return fail(order.NotProven, "cannot look at every process: %w", err)
 	case c.privileged:
 		return fmt.Errorf("cannot look at every process: %w", err)
 	}

@@ -138,7 +138,7 @@ func (k *hooks) arm() error {
 		flags |= hookAllExecs
 	}
 	if len(k.streams) > 0 {
-		flags |= hookStream
+		flags |= hookArmed | hookStream
 	}
 	if err := k.coll.Variables["flags"].Set(flags); err != nil {
 		return fmt.Errorf("cannot arm the kernel hooks: %w", err)
@@ -147,13 +147,13 @@ func (k *hooks) arm() error {
 		return nil
 	}
 	switch {
-	case flags != 0 && k.call == nil:
+	case len(k.watched) > 0 && k.call == nil:
 		l, err := link.AttachTracing(link.TracingOptions{Program: k.coll.Programs["on_call"]})
 		if err != nil {
 			return fmt.Errorf("cannot attach the kernel hook on_call: %w", err)
 		}
 		k.call = l
-	case flags == 0 && k.call != nil:
+	case len(k.watched) == 0 && k.call != nil:
 		err := k.call.Close()
 		k.call = nil
 		return err

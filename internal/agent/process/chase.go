@@ -32,62 +32,97 @@ const outrun = "new processes kept appearing faster than they could be examined,
 // kills those that are. It returns true if that came to an end: then every
 // process alive was found innocent, or descends from one that had been.
 //
+// A killed process may have been forking: its last child shows once it is dead.
+func (d *Hold) chase(ctx context.Context, l *look, s stream) (bool, error) {
+	c := newPursuit(l, func(pid int) outcome { return d.take(l, pid, true, unix.SIGKILL) })
+	c.rest = d.bury
+	return c.run(ctx, s)
+}
+
+// pursuit examines processes until none is left that could be a match.
+//
 // The listing alone cannot know: a process may fork and leave between two
 // looks. Therefore whoever is born of a process not yet found innocent at that
 // moment is examined too, the youngest first, and so is whoever executes
 // another program.
-func (d *Hold) chase(ctx context.Context, l *look, s stream) (bool, error) {
-	c := &pursuit{d: d, look: l, clean: make(map[int]int64)}
-	if err := c.list(); err != nil {
-		return false, err
+type pursuit struct {
+	look  *look
+	deal  func(pid int) outcome      // with one process
+	rest  func(context.Context) bool // when all are dealt with: whether that is so for good
+	ended func() bool                // whether those that are still to come may go unseen; nil = never
+
+	listed bool          // everybody has been put to work once
+	work   []int         // to be examined, the next one last
+	clean  map[int]int64 // pid → CLOCK_MONOTONIC when it had been found innocent
+	rested bool          // nothing was found since rest
+}
+
+// maxClean bounds what is remembered of innocent processes; beyond it
+// everybody is looked at anew.
+const maxClean = 1 << 20
+
+func newPursuit(l *look, deal func(int) outcome) *pursuit {
+	return &pursuit{
+		look: l, deal: deal, clean: make(map[int]int64),
+		rest: func(context.Context) bool { return true },
+	}
+}
+
+// run goes on until everybody was dealt with, and returns whether it came to
+// that. The stream was opened before. Called again, it takes up what has
+// happened since.
+func (c *pursuit) run(ctx context.Context, s stream) (bool, error) {
+	c.rested = false
+	if !c.listed {
+		if err := c.list(); err != nil {
+			return false, err
+		}
+		c.listed = true
 	}
 	for {
 		if ctx.Err() != nil {
 			return false, nil //nolint:nilerr // running out of patience is a result, not an error
 		}
-		events, lost, err := s.drain()
-		if err != nil {
+		if err := c.hear(s); err != nil {
 			return false, err
 		}
-		if lost {
-			clear(c.clean)
-			if err := c.list(); err != nil {
-				return false, err
-			}
-		}
-		c.follow(events)
 		switch {
 		case len(c.work) > 0:
-			c.buried = false
+			c.rested = false
 			if err := c.examine(ctx); err != nil {
 				c.look.problem(err)
 				return false, nil
 			}
-		case c.buried:
+		case c.rested || c.ended != nil && c.ended():
 			return true, nil
 		default:
-			// A killed process may have been forking: its last child shows
-			// once it is dead.
-			if !d.bury(ctx) {
+			if !c.rest(ctx) {
 				return false, nil
 			}
-			c.buried = true
+			c.rested = true
 		}
 	}
 }
 
-// pursuit is the state of one chase.
-type pursuit struct {
-	d      *Hold
-	look   *look
-	work   []int         // to be examined, the next one last
-	clean  map[int]int64 // pid → CLOCK_MONOTONIC when it had been found innocent
-	buried bool          // nothing was found since everything killed was dead
+// hear takes in what has happened since.
+func (c *pursuit) hear(s stream) error {
+	events, lost, err := s.drain()
+	if err != nil || c.ended != nil && c.ended() {
+		return err
+	}
+	if lost || len(c.clean) > maxClean {
+		clear(c.clean)
+		if err := c.list(); err != nil {
+			return err
+		}
+	}
+	c.follow(events)
+	return nil
 }
 
 // list puts every process to work.
 func (c *pursuit) list() error {
-	pids, err := c.d.h.proc.pids()
+	pids, err := c.look.h.proc.pids()
 	if err != nil {
 		return err
 	}
@@ -120,8 +155,8 @@ func (c *pursuit) examine(ctx context.Context) error {
 	pids = slices.Compact(pids)
 	var mu sync.Mutex
 	var again []int
-	err := c.d.h.each(ctx, pids, func(pid int) {
-		got := c.d.take(c.look, pid, true, unix.SIGKILL)
+	err := c.look.h.each(ctx, pids, func(pid int) {
+		got := c.deal(pid)
 		now := monotonic()
 		mu.Lock()
 		defer mu.Unlock()

@@ -64,6 +64,8 @@ type Holder struct {
 
 	working  atomic.Int64 // goroutines that examine processes
 	freezing sync.Mutex   // one freeze at a time on this machine's groups
+	connects sync.Once    // sets unheard
+	unheard  error        // why the process connector cannot be used
 
 	mu    sync.Mutex
 	holds map[*Hold]struct{} // armed and not released
