@@ -35,6 +35,7 @@ type commands struct {
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 	Completion  completionCmd  `cmd:"" help:"Print a completion script for bash, zsh or fish."`
 	Gate        gateCmd        `cmd:"" hidden:"" help:"Answer the kernel's questions (started by run)."`
+	Keep        keepCmd        `cmd:"" hidden:"" help:"Thaw what a dead process had frozen (started by whoever freezes)."`
 	Worker      workerCmd      `cmd:"" hidden:"" help:"Carry out orders (started by run)."`
 
 	JSON bool `help:"Answer in JSON." env:"STAUNCH_JSON"`

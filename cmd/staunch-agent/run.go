@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"staunch/internal/agent/gate"
 	"staunch/internal/agent/journal"
 	"staunch/internal/agent/link"
+	"staunch/internal/agent/process"
 	"staunch/internal/cli"
 	"staunch/internal/durable"
 	"staunch/internal/order"
@@ -47,7 +49,7 @@ func (s stateFlag) openService(
 		return nil, nil, err
 	}
 	gates, why := startGate()
-	a, err := agent.New(agent.Config{State: state, Roots: roots, NoIndex: true, Gate: gates, GateOff: text(why), Rung: rung, Log: log})
+	a, err := agent.New(agent.Config{State: state, Roots: roots, NoIndex: true, Gate: gates, GateOff: text(why), Rung: rung, Keeper: []string{"keep"}, Log: log})
 	if err != nil {
 		unlock()
 		return nil, nil, err
@@ -174,6 +176,14 @@ type gateCmd struct{}
 // Run answers the kernel's questions until the supervisor is gone.
 func (gateCmd) Run(log *slog.Logger) error { return gate.Main(gate.GateConfig{Log: log}) }
 
+type keepCmd struct {
+	StateDir string        `arg:""`
+	Bound    time.Duration `arg:""`
+}
+
+// Run waits for its starter's end, and thaws.
+func (c keepCmd) Run() error { return process.Keep(c.StateDir, c.Bound, os.Stdin, os.Stdout) }
+
 type workerCmd struct{ workFlags }
 
 // Run carries out orders until told to stop.
@@ -184,7 +194,7 @@ func (c workerCmd) Run(ctx context.Context) error {
 		log.Warn("there is no gate", "error", why)
 	}
 	a, err := agent.New(agent.Config{
-		State: agent.State{Dir: c.State}, Roots: c.Index, Gate: gates, GateOff: text(why), Rung: c.Rung, Protected: c.Protect,
+		State: agent.State{Dir: c.State}, Roots: c.Index, Gate: gates, GateOff: text(why), Rung: c.Rung, Keeper: []string{"keep"}, Protected: c.Protect,
 		Ceiling: c.Ceiling, Retention: c.Retention, Log: log,
 	})
 	if err != nil {

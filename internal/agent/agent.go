@@ -32,6 +32,7 @@ type Config struct {
 	Gate      *gate.Client  // closed by Stop; nil: no gate, and GateOff says why
 	GateOff   string        //
 	Rung      string        // force one way to hold processes: bpf, freeze, connector, besteffort; "": the best there is
+	Keeper    []string      // arguments with which this program calls process.Keep; nil: what a dead agent had frozen is thawed by the next one
 	Protected []string      // the operator's list of files that are never taken
 	Ceiling   int64         // of the vault, in bytes; what does not fit is not taken, and the order fails; 0: only the disk's own
 	Retention time.Duration // how long an item is kept; 0: until it is purged
@@ -147,7 +148,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	if err = a.openJournal(cfg.AfterAppend); err != nil {
 		return nil, err
 	}
-	if err = a.openHolder(cfg.Rung); err != nil {
+	if err = a.openHolder(cfg); err != nil {
 		return nil, err
 	}
 	a.off = &disabled{path: a.state.path("disabled.json")}
@@ -307,9 +308,9 @@ func (a *Agent) openVault(ceiling int64, step func(string)) (err error) {
 	return nil
 }
 
-func (a *Agent) openHolder(rung string) (err error) {
+func (a *Agent) openHolder(cfg Config) (err error) {
 	if a.holder, err = process.New(process.Config{
-		Rung: rung, StateDir: a.state.Dir, Log: a.log,
+		Rung: cfg.Rung, StateDir: a.state.Dir, Keeper: cfg.Keeper, Log: a.log,
 		Spare: func(pid int) bool { return pid == os.Getppid() }, // the supervisor
 	}); err != nil {
 		return err

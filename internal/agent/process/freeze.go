@@ -21,6 +21,7 @@ import (
 // freeze is one freeze of many groups, from the record on the disk to the thaw.
 type freeze struct {
 	h       *Holder
+	keeper  *keeper
 	groups  []*group
 	bound   *time.Timer
 	expired atomic.Bool // the bound was reached: they have run meanwhile
@@ -106,7 +107,7 @@ func (h *Holder) freezers() ([]freezer, error) {
 
 // freeze freezes every group that could hold a match, recorded first.
 //
-//	write frozen.json, fsync; write 1 to each cgroup.freeze; wait for frozen 1
+//	write frozen.json, fsync; start the keeper; write 1 to each cgroup.freeze; wait for frozen 1
 func (h *Holder) freeze(ctx context.Context) (_ *freeze, err error) {
 	fr := &freeze{h: h}
 	all, err := h.freezers()
@@ -136,6 +137,9 @@ func (h *Holder) freeze(ctx context.Context) (_ *freeze, err error) {
 		return nil, errors.Join(err, fr.closeGroups())
 	}
 	if err := durable.WriteFile(filepath.Join(h.cfg.StateDir, frozenFile), b, 0o600); err != nil {
+		return nil, errors.Join(err, fr.closeGroups())
+	}
+	if fr.keeper, err = h.startKeeper(); err != nil {
 		return nil, errors.Join(err, fr.closeGroups())
 	}
 	fr.bound = time.AfterFunc(h.cfg.Freeze, func() {
@@ -214,9 +218,9 @@ func (fr *freeze) thaw() error {
 func (fr *freeze) end() (pauseNs int64, err error) {
 	fr.bound.Stop()
 	if err := fr.thaw(); err != nil {
-		return fr.pauseNs, errors.Join(err, fr.closeGroups())
+		return fr.pauseNs, errors.Join(err, fr.closeGroups(), fr.keeper.end()) // who tries again
 	}
-	err = errors.Join(fr.closeGroups(), durable.Remove(filepath.Join(fr.h.cfg.StateDir, frozenFile)))
+	err = errors.Join(fr.closeGroups(), durable.Remove(filepath.Join(fr.h.cfg.StateDir, frozenFile)), fr.keeper.end())
 	fr.thawing.Lock()
 	defer fr.thawing.Unlock()
 	return fr.pauseNs, err

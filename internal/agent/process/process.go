@@ -43,6 +43,7 @@ type Config struct {
 	Rung     string             // "" = the strongest this machine has; else a rung, and New fails where it is not to be had
 	Spare    func(pid int) bool // processes never killed or frozen besides pid 1 and this one: the agent's own; nil = none
 	StateDir string             // where a freeze is recorded; "" = the freeze rung is not used
+	Keeper   []string           // arguments with which this program, given StateDir and a duration besides, calls Keep; nil = after this process's death the next start thaws
 	Log      *slog.Logger       // nil = silent
 
 	Patience time.Duration // how long Stop goes on while new matches keep appearing, and waits for a file that does not open; 0 = 5 s
