@@ -278,15 +278,6 @@ func (a *Agent) Stop() error {
 	return err
 }
 
-// stopLate contains anew what the gate had to let pass.
-func (a *Agent) stopLate(r gate.Refusal) {
-	a.work.Go(func() {
-		if _, err := a.Contain(a.ctx, Request{File: r.File, Comment: "started before the gate knew its content"}); err != nil {
-			a.log.Error("cannot contain what was let pass", "sha1", r.File.SHA1, "error", err)
-		}
-	})
-}
-
 // Fatal yields the error after which the agent no longer knows its state: the
 // caller stops it and starts a new one, which reads the disk.
 func (a *Agent) Fatal() <-chan error { return a.fatal }
