@@ -3,12 +3,15 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"staunch/internal/server/auth"
+	"staunch/internal/server/limit"
 	"staunch/internal/server/oidc"
+	"staunch/internal/server/people"
 )
 
 // openIssuers makes what knows the issuers outside. None of them is asked yet.
@@ -25,6 +28,25 @@ func (s *Server) openIssuers(realm auth.Realm) (err error) {
 		return err
 	}
 	s.onStop("issuers", func() error { s.issuers.Close(); return nil })
+	return nil
+}
+
+func (s *Server) openPeople(ctx context.Context) error {
+	seal, err := s.keys.Seal()
+	if err != nil {
+		return err
+	}
+	if s.people, err = people.New(people.Config{Store: s.store, Sealer: seal, Log: s.cfg.Log, Issuers: s.issuers.Names()}); err != nil {
+		return err
+	}
+	return s.people.SealAll(ctx)
+}
+
+// limiter counts calls: in this process, or where all replicas can.
+func (s *Server) limiter() limit.Limiter {
+	if counts := s.store.Counts(); counts != nil {
+		return limit.NewShared(counts, s.cfg.Log)
+	}
 	return nil
 }
 

@@ -236,7 +236,7 @@ func (s *Server) openServices(ctx context.Context) error {
 	if err := s.openIssuers(realm); err != nil {
 		return err
 	}
-	if s.people, err = people.New(people.Config{Store: s.store, Log: s.cfg.Log, Issuers: s.issuers.Names()}); err != nil {
+	if err := s.openPeople(ctx); err != nil {
 		return err
 	}
 	s.issuer, err = issuer.New(issuer.Config{
@@ -297,6 +297,7 @@ func (s *Server) openServices(ctx context.Context) error {
 		PublicURL: s.url, Names: s.names(), Ready: s.store.Ping, Log: s.cfg.Log,
 		Indicators: s.indicators, Files: s.files, Alerts: s.alerts,
 		ActionFields: store.ActionFields(), DeviceFields: store.DeviceFields, IndicatorFields: store.IndicatorFields(), AlertFields: store.AlertFields(),
+		Limiter: s.limiter(),
 		Welcome: func() api.EnrollResponse { return welcome(tenant, orderKey) },
 		Limits: func() httpapi.Limit {
 			return httpapi.Limit{PerMinute: s.settings.number("limits.perMinute"), PerHour: s.settings.number("limits.perHour")}

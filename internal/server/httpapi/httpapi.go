@@ -23,6 +23,7 @@ import (
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/device"
+	"staunch/internal/server/limit"
 	"staunch/internal/server/odata"
 )
 
@@ -97,7 +98,7 @@ type Config struct {
 	Ready func(ctx context.Context) error
 
 	Limits  func() Limit     // looked up at each request; nil: 100 a minute, 1,500 an hour
-	Limiter Limiter          // nil: counts in this process's memory
+	Limiter limit.Limiter    // nil: counts in this process's memory
 	Log     *slog.Logger     // nil: nowhere
 	Now     func() time.Time // nil: time.Now
 }
@@ -109,8 +110,8 @@ type Handler struct {
 	routes    []route
 	document  []byte // openapi.json
 	refusals  *audit.Refusals
-	addresses Limiter // of refused enrollments, by client address
-	admin     bool    // every caller is the administrator
+	addresses limit.Limiter // of refused enrollments, by client address
+	admin     bool          // every caller is the administrator
 }
 
 // New checks the configuration.
@@ -137,11 +138,11 @@ func New(c Config) (*Handler, error) {
 		c.Limits = func() Limit { return Limit{PerMinute: 100, PerHour: 1500} }
 	}
 	if c.Limiter == nil {
-		c.Limiter = &Memory{Now: c.Now}
+		c.Limiter = &limit.Memory{Now: c.Now}
 	}
 	h := &Handler{
 		cfg: c, routes: routes(), realm: auth.Realm{PublicURL: c.PublicURL, Names: c.Names},
-		refusals: &audit.Refusals{Now: c.Now}, addresses: &Memory{Now: c.Now},
+		refusals: &audit.Refusals{Now: c.Now}, addresses: &limit.Memory{Now: c.Now},
 	}
 	h.document = mustJSON(openAPI(h.routes))
 	return h, nil

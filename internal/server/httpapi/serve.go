@@ -144,7 +144,7 @@ func (h *Handler) limit(ctx context.Context, q *request, n int) error {
 			return nil
 		}
 		key := q.caller.Tenant + " " + q.caller.AppID + " " + q.route.method + " " + q.route.path
-		wait, err = h.cfg.Limiter.Take(ctx, key, h.cfg.Limits().within(q.route.most), n)
+		wait, err = h.cfg.Limiter.Take(ctx, key, h.cfg.Limits().Within(q.route.most), n)
 	case byRefusals:
 		wait, err = h.addresses.Take(ctx, clientNetwork(q.RemoteAddr), enrollRefusals(), 0)
 	}

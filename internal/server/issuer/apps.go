@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,7 +32,7 @@ const maxName = 120
 // kept nowhere; a public application has none. more is what else to make of it.
 // Only an administrator may; refusals are recorded.
 func (s *Service) CreateApp(ctx context.Context, c auth.Caller, name string, permissions []string, more ...AppChange) (App, string, error) {
-	a, secret, err := s.newApp(ctx, c, name, permissions)
+	a, secret, err := s.newApp(c, name, permissions)
 	detail := map[string]any{"name": a.Name, "permissions": a.Permissions}
 	for _, ch := range more {
 		if err != nil {
@@ -45,25 +46,34 @@ func (s *Service) CreateApp(ctx context.Context, c auth.Caller, name string, per
 	if a.Public {
 		a.Secrets, secret = nil, ""
 	}
-	if err != nil {
-		s.recordRefusal(ctx, audit.By(c, audit.CreateApp, cut(name), "refused: "+string(api.CodeOf(err))), nil)
-		return App{}, "", err
-	}
-	e := audit.By(c, audit.CreateApp, a.ID, "accepted")
 	if len(a.Secrets) > 0 {
 		detail["secretId"] = a.Secrets[0].ID
 	}
-	e.Detail, err = json.Marshal(detail)
-	if err != nil {
-		return App{}, "", fmt.Errorf("cannot create app: %w", err)
+	if err == nil {
+		err = s.keepApp(ctx, c, a, detail)
 	}
-	if err := s.cfg.Store.CreateApp(ctx, a, e); err != nil {
-		return App{}, "", fmt.Errorf("cannot create app: %w", err)
+	var refusal *api.Error
+	if errors.As(err, &refusal) {
+		s.recordRefusal(ctx, audit.By(c, audit.CreateApp, cut(name), "refused: "+string(refusal.Code)), nil)
+	}
+	if err != nil {
+		return App{}, "", err
 	}
 	return a, secret, nil
 }
 
-func (s *Service) newApp(ctx context.Context, c auth.Caller, name string, permissions []string) (App, string, error) {
+func (s *Service) keepApp(ctx context.Context, c auth.Caller, a App, detail map[string]any) (err error) {
+	e := audit.By(c, audit.CreateApp, a.ID, "accepted")
+	if e.Detail, err = json.Marshal(detail); err == nil {
+		err = s.cfg.Store.CreateApp(ctx, a, e)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot create app: %w", err)
+	}
+	return nil
+}
+
+func (s *Service) newApp(c auth.Caller, name string, permissions []string) (App, string, error) {
 	if err := adminOnly(c); err != nil {
 		return App{}, "", err
 	}
@@ -74,18 +84,6 @@ func (s *Service) newApp(ctx context.Context, c auth.Caller, name string, permis
 	perms, err := parsePermissions(permissions)
 	if err != nil {
 		return App{}, "", err
-	}
-	apps, err := s.cfg.Store.Apps(ctx)
-	if err != nil {
-		return App{}, "", fmt.Errorf("cannot list apps: %w", err)
-	}
-	// The name is what people read in requestor, so two apps must not share it.
-	// This is for them, not for the machine: ids decide, and two replicas asked
-	// in the same instant can both say yes.
-	for _, other := range apps {
-		if strings.EqualFold(other.Name, name) {
-			return App{}, "", api.Errorf(api.InvalidInput, "An app named %q exists already (client id %s): choose another name", other.Name, other.ID)
-		}
 	}
 	text, secret := newSecret()
 	now := s.cfg.Now()

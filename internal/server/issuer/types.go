@@ -42,6 +42,7 @@ type Secret struct {
 
 // Store keeps apps. Each method is one transaction.
 type Store interface {
+	// CreateApp refuses a name that another has, in any case, as InvalidInput.
 	CreateApp(ctx context.Context, a App, e audit.Entry) error
 	// App returns one by client id, or an api.Error ResourceNotFound.
 	App(ctx context.Context, id string) (App, error)

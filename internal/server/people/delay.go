@@ -3,37 +3,31 @@
 package people
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 )
 
 // Guessing is slowed down by delays, never by a lock: whoever knows a name could
 // lock its owner out. Wrong tries are counted for an account from one network,
 // and for a network over all accounts. The owner at another address does not
-// notice, and at the same one waits a quarter of an hour at most.
+// notice, and at the same one waits a quarter of an hour at most. The counts are
+// in the store, so that an attacker does not get more tries of several replicas.
 const (
-	freeTries     = 5  // wrong tries for an account that cost nothing
-	networkTries  = 50 // wrong tries from a network, over all accounts
-	firstDelay    = time.Second
-	longestDelay  = 15 * time.Minute
-	forgetTries   = time.Hour // after the last wrong one
-	maxRemembered = 20_000    // counters; when full, those that can be forgotten are
+	freeTries    = 5  // wrong tries for an account that cost nothing
+	networkTries = 50 // wrong tries from a network, over all accounts
+	firstDelay   = time.Second
+	longestDelay = 15 * time.Minute
+	// ForgetTries is how long after the last wrong one tries are forgotten.
+	ForgetTries = time.Hour
 )
 
-// delays counts wrong tries. It is of this process: with several replicas an
-// attacker has as many times the tries, which changes nothing that matters.
-type delays struct {
-	now func() time.Time
-
-	mu    sync.Mutex
-	tries map[string]*tries // guarded by mu
-}
-
-type tries struct {
-	wrong int
-	until time.Time // no try before
-	last  time.Time
+// Tries are the wrong tries of one account from one network, or of one network.
+type Tries struct {
+	Wrong int
+	Until time.Time // no try before
+	Last  time.Time
 }
 
 // network is the part of an address that one attacker has all of: an IPv6 /64.
@@ -54,66 +48,48 @@ func keys(upn, address string) (account, all string) {
 	return n + " " + upn, n
 }
 
-// begin takes one try for the account from the address, and returns how long to
-// wait before it; then there was none. Each try that was begun counts as wrong
-// until right says otherwise, so that many at once are no way around.
-func (d *delays) begin(upn, address string) time.Duration {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := d.now()
+// beginTry takes one try for the account from the address, and returns how long
+// to wait before it; then there was none. Each try that was begun counts as wrong
+// until rightTry says otherwise, so that many at once are no way around.
+func (s *Service) beginTry(ctx context.Context, upn, address string) (wait time.Duration, err error) {
+	now := s.cfg.Now()
 	account, all := keys(upn, address)
-	for _, k := range []string{account, all} {
-		if t := d.tries[k]; t != nil && now.Before(t.until) {
-			return t.until.Sub(now)
+	err = s.cfg.Store.ChangeTries(ctx, []string{account, all}, func(t []Tries) {
+		wait = 0
+		for i := range t {
+			if now.Sub(t[i].Last) > ForgetTries {
+				t[i] = Tries{}
+			}
+			wait = max(wait, t[i].Until.Sub(now))
 		}
+		if wait == 0 {
+			t[0].count(freeTries, now)
+			t[1].count(networkTries, now)
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("cannot count a try to sign in: %w", err)
 	}
-	d.count(account, freeTries, now)
-	d.count(all, networkTries, now)
-	return 0
+	return min(wait, longestDelay), nil // whatever the clocks of the replicas say
 }
 
-// right takes back what begin counted, and forgets the account's wrong tries.
-func (d *delays) right(upn, address string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// rightTry takes back what beginTry counted, and forgets the account's wrong tries.
+func (s *Service) rightTry(ctx context.Context, upn, address string) error {
 	account, all := keys(upn, address)
-	delete(d.tries, account)
-	if t := d.tries[all]; t != nil {
-		t.wrong--
-		t.until = time.Time{}
+	err := s.cfg.Store.ChangeTries(ctx, []string{account, all}, func(t []Tries) {
+		t[0] = Tries{}
+		t[1].Wrong, t[1].Until = max(t[1].Wrong-1, 0), time.Time{}
+	})
+	if err != nil {
+		return fmt.Errorf("cannot count a try to sign in: %w", err)
 	}
+	return nil
 }
 
-// count runs under mu.
-func (d *delays) count(key string, free int, now time.Time) {
-	t := d.tries[key]
-	if t == nil || now.Sub(t.last) > forgetTries {
-		d.makeRoom(now)
-		t = &tries{}
-		d.tries[key] = t
-	}
-	t.wrong++
-	t.last = now
-	if over := t.wrong - free; over >= 0 {
-		t.until = now.Add(min(firstDelay<<min(over, 20), longestDelay))
-	}
-}
-
-// makeRoom runs under mu. What is past forgetting goes first; when nothing is,
-// everything that delays nobody at the moment.
-func (d *delays) makeRoom(now time.Time) {
-	if d.tries == nil {
-		d.tries = map[string]*tries{}
-	}
-	if len(d.tries) < maxRemembered {
-		return
-	}
-	for k, t := range d.tries {
-		if now.Sub(t.last) > forgetTries || !now.Before(t.until) {
-			delete(d.tries, k)
-		}
-	}
-	if len(d.tries) >= maxRemembered {
-		clear(d.tries)
+func (t *Tries) count(free int, now time.Time) {
+	t.Wrong++
+	t.Last = now
+	if over := t.Wrong - free; over >= 0 {
+		t.Until = now.Add(min(firstDelay<<min(over, 20), longestDelay))
 	}
 }

@@ -3,9 +3,13 @@
 package people
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +19,7 @@ import (
 	"staunch/api"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
+	"staunch/internal/server/pki"
 )
 
 // shelf is a store of users in memory; the rest of Store is the real one's, which
@@ -24,6 +29,7 @@ type shelf struct {
 	mu    sync.Mutex
 	users map[string]User
 	lines []audit.Entry
+	tries map[string]Tries
 }
 
 func (s *shelf) CreateUser(_ context.Context, u User, e audit.Entry) error {
@@ -63,6 +69,39 @@ func (s *shelf) ChangeUser(ctx context.Context, id string, change func(*User) (*
 	return u, nil
 }
 
+func (s *shelf) ChangeTries(_ context.Context, names []string, change func([]Tries)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := make([]Tries, len(names))
+	for i, n := range names {
+		t[i] = s.tries[n]
+	}
+	change(t)
+	for i, n := range names {
+		s.tries[n] = t[i]
+	}
+	return nil
+}
+
+func (s *shelf) Users(context.Context) ([]User, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.users)), nil
+}
+
+func testSealer(t testing.TB) Sealer {
+	t.Helper()
+	dir, err := pki.Open(filepath.Join(t.TempDir(), "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal, err := dir.Seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seal
+}
+
 func (s *shelf) Record(_ context.Context, e audit.Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,8 +118,8 @@ const (
 
 func newService(t testing.TB) (*Service, *shelf) {
 	t.Helper()
-	kept := &shelf{users: map[string]User{}}
-	s, err := New(Config{Store: kept})
+	kept := &shelf{users: map[string]User{}, tries: map[string]Tries{}}
+	s, err := New(Config{Store: kept, Sealer: testSealer(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,14 +229,61 @@ func TestDelays(t *testing.T) {
 	})
 }
 
-func TestDelaysAreBounded(t *testing.T) {
-	d := delays{now: time.Now}
-	for i := range 3 * maxRemembered {
-		d.begin(fmt.Sprint("u", i), fmt.Sprint("a", i))
-	}
-	if len(d.tries) > maxRemembered+1 {
-		t.Errorf("%d counters", len(d.tries))
-	}
+// Two replicas on one store give an attacker no more tries than one.
+func TestDelaysOfReplicas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, kept := newService(t)
+		two, err := New(Config{Store: kept, Sealer: one.cfg.Sealer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrong := 0
+		for i := range 20 {
+			if err := try(t, []*Service{one, two}[i%2], ana, "guess", "", "198.51.100.7"); api.CodeOf(err) == api.Unauthorized {
+				wrong++
+			}
+		}
+		if wrong != freeTries {
+			t.Errorf("%d guesses at once, want %d", wrong, freeTries)
+		}
+		if err := try(t, two, ana, good, "", "192.0.2.1"); err != nil {
+			t.Errorf("the owner, elsewhere: %v", err)
+		}
+	})
+}
+
+// What a server before this one kept in the clear is sealed, once, and works on.
+func TestSealAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, kept := newService(t)
+		secret := newTOTP()
+		u := kept.users[ana]
+		u.TOTP = secret
+		kept.users[ana] = u
+		for range 2 {
+			if err := s.SealAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sealed := kept.users[ana].TOTP
+		if bytes.Contains(sealed, secret) || len(sealed) == totpSecret {
+			t.Errorf("still in the clear: %x", sealed)
+		}
+		if err := try(t, s, ana, good, totpCode(secret, time.Now().Unix()/totpStep), "192.0.2.1"); err != nil {
+			t.Errorf("signing in with it: %v", err)
+		}
+		// One that is put into another user's row opens nothing.
+		other, err := s.CreateUser(t.Context(), root, "bob@corp.example", "", good, Outside{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other.TOTP = sealed
+		kept.users[other.UPN] = other
+		_, err = s.SignIn(t.Context(), Credentials{Name: other.UPN, Password: good, Code: totpCode(secret, time.Now().Unix()/totpStep), Address: "192.0.2.1"})
+		if err == nil || !strings.Contains(err.Error(), "seal.key") {
+			t.Errorf("with another's second factor: %v", err)
+		}
+	})
 }
 
 func TestSecondFactor(t *testing.T) {
@@ -208,7 +294,10 @@ func TestSecondFactor(t *testing.T) {
 		if err != nil || !strings.HasPrefix(uri, "otpauth://totp/") {
 			t.Fatal(uri, err)
 		}
-		secret := kept.users[ana].TOTP
+		secret, err := s.cfg.Sealer.Open(kept.users[ana].TOTP, kept.users[ana].ID)
+		if err != nil || len(secret) != totpSecret || bytes.Contains(kept.users[ana].TOTP, secret) {
+			t.Fatalf("the secret is not sealed: %v", err)
+		}
 		code := func(steps int64) string { return totpCode(secret, time.Now().Unix()/totpStep+steps) }
 		if err := try(t, s, ana, good, "", "192.0.2.1"); !errors.Is(err, ErrCodeNeeded) {
 			t.Errorf("without a code: %v", err)

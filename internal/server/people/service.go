@@ -21,9 +21,10 @@ import (
 
 // Config of a Service.
 type Config struct {
-	Store Store            // required
-	Log   *slog.Logger     // nil: nothing is logged
-	Now   func() time.Time // nil: time.Now
+	Store  Store            // required
+	Sealer Sealer           // required
+	Log    *slog.Logger     // nil: nothing is logged
+	Now    func() time.Time // nil: time.Now
 
 	// Issuers are the issuers outside that may sign people in, as the operator
 	// named them.
@@ -33,7 +34,6 @@ type Config struct {
 // Service is what the server does with people. It is safe for concurrent use.
 type Service struct {
 	cfg      Config
-	delays   delays
 	refusals audit.Refusals
 	hashing  chan struct{} // holds a token for each password being checked
 	decoy    string        // a digest to compare with where there is no user
@@ -44,8 +44,11 @@ const maxHashing = 4
 
 // New checks the configuration.
 func New(cfg Config) (*Service, error) {
-	if cfg.Store == nil {
+	switch {
+	case cfg.Store == nil:
 		return nil, errors.New("cannot make the people service: Store is not set")
+	case cfg.Sealer == nil:
+		return nil, errors.New("cannot make the people service: Sealer is not set")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -54,7 +57,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.Now = time.Now
 	}
 	return &Service{
-		cfg: cfg, delays: delays{now: cfg.Now}, refusals: audit.Refusals{Now: cfg.Now},
+		cfg: cfg, refusals: audit.Refusals{Now: cfg.Now},
 		hashing: make(chan struct{}, maxHashing), decoy: digest(auth.NewGUID()),
 	}, nil
 }

@@ -61,7 +61,11 @@ func (s *Service) signIn(ctx context.Context, cr Credentials) (User, error) {
 	if err != nil {
 		return User{}, errWrong
 	}
-	if wait := s.delays.begin(upn, cr.Address); wait > 0 {
+	wait, err := s.beginTry(ctx, upn, cr.Address)
+	if err != nil {
+		return User{}, err
+	}
+	if wait > 0 {
 		seconds := int(math.Ceil(wait.Seconds()))
 		e := api.Errorf(api.TooManyRequests, "There were too many wrong tries from this address: try again in %s", (time.Duration(seconds) * time.Second).String())
 		e.RetryAfter = seconds
@@ -92,8 +96,7 @@ func (s *Service) signIn(ctx context.Context, cr Credentials) (User, error) {
 	if u, err = s.spend(ctx, u, cr, old); err != nil {
 		return User{}, err
 	}
-	s.delays.right(upn, cr.Address)
-	return u, nil
+	return u, s.rightTry(ctx, upn, cr.Address)
 }
 
 // spend marks the code of the second factor as used, and makes a digest of older
@@ -114,7 +117,11 @@ func (s *Service) spend(ctx context.Context, u User, cr Credentials, old bool) (
 			return nil, errWrong
 		}
 		if len(u.TOTP) > 0 {
-			step, ok := totpAt(u.TOTP, cr.Code, u.Step, s.cfg.Now())
+			secret, err := s.cfg.Sealer.Open(u.TOTP, u.ID)
+			if err != nil {
+				return nil, fmt.Errorf("cannot open the second factor of %s: %w; was keys/seal.key replaced? give them a new one with staunch admin user second-factor %s", u.UPN, err, u.UPN)
+			}
+			step, ok := totpAt(secret, cr.Code, u.Step, s.cfg.Now())
 			if !ok {
 				return nil, api.Errorf(api.Unauthorized, "The code of the second factor is wrong or was used before")
 			}

@@ -22,7 +22,7 @@ type User struct {
 	UPN      string // as in ana@corp.example, in lower case: the requestor of what they do
 	Name     string // for people; "": the UPN
 	Password string // PHC string of argon2id; "": cannot sign in by password
-	TOTP     []byte // secret of the second factor; nil: none
+	TOTP     []byte // secret of the second factor, sealed; nil: none
 	Step     int64  // the last time step whose code was used
 	Disabled bool
 	Created  time.Time
@@ -50,6 +50,13 @@ type Role struct {
 	Rights  []auth.Right
 	Groups  []string // names, sorted
 	Created time.Time
+}
+
+// Sealer keeps second factors from who reads the database alone. What is sealed
+// for one owner cannot be opened for another.
+type Sealer interface {
+	Seal(secret []byte, owner string) []byte
+	Open(sealed []byte, owner string) ([]byte, error)
 }
 
 // Store keeps people. Each method is one transaction. Names of groups and roles,
@@ -86,6 +93,11 @@ type Store interface {
 	// reaches which device group, as at one instant; with them the groups that
 	// stand for external ones of the issuer.
 	Access(ctx context.Context, userID, issuer string, external []string) ([]auth.UserGroup, []auth.DeviceGroup, error)
+
+	// ChangeTries loads the tries of the names, zero ones where there are none, lets
+	// change work on them, and keeps them; zero ones are taken away, and those that
+	// are forgotten by now. One name comes once.
+	ChangeTries(ctx context.Context, names []string, change func([]Tries)) error
 
 	// Record appends an audit entry that stands alone.
 	Record(ctx context.Context, e audit.Entry) error

@@ -6,7 +6,6 @@ import (
 	"context"
 	"regexp"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -115,7 +114,7 @@ func (s *Service) ChangeUser(ctx context.Context, c auth.Caller, id string, ch U
 				return nil, api.Errorf(api.InvalidInput, "User %s is signed in by %s and has neither password nor second factor here", u.UPN, u.Issuer)
 			}
 			e.Target = u.UPN
-			e.Detail = mustJSON(ch.apply(u, sum, s.cfg.Now(), &uri))
+			e.Detail = mustJSON(s.apply(ch, u, sum, &uri))
 			return &e, nil
 		})
 		return err
@@ -124,8 +123,8 @@ func (s *Service) ChangeUser(ctx context.Context, c auth.Caller, id string, ch U
 }
 
 // apply changes u and returns what the audit line is to say of it.
-func (ch UserChange) apply(u *User, sum string, now time.Time, uri *string) map[string]any {
-	detail := map[string]any{}
+func (s *Service) apply(ch UserChange, u *User, sum string, uri *string) map[string]any {
+	detail, now := map[string]any{}, s.cfg.Now()
 	if ch.Password != nil {
 		u.Password, u.Since = sum, now
 		detail["password"] = "changed"
@@ -141,8 +140,9 @@ func (ch UserChange) apply(u *User, sum string, now time.Time, uri *string) map[
 	if ch.TOTP != nil {
 		u.TOTP, u.Step, u.Since = nil, 0, now
 		if *ch.TOTP {
-			u.TOTP = newTOTP()
-			*uri = totpURI(u.UPN, u.TOTP)
+			secret := newTOTP()
+			u.TOTP = s.cfg.Sealer.Seal(secret, u.ID)
+			*uri = totpURI(u.UPN, secret)
 		}
 		detail["secondFactor"] = *ch.TOTP
 	}

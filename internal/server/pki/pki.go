@@ -6,6 +6,7 @@
 //	ca.pem, ca.key          the authority that signs the server's certificate; agents pin it
 //	server.pem, server.key  the certificate shown on the listener; renewed in time
 //	order.key               signs orders; whoever reads it can order what devices' local limits allow
+//	seal.key                seals secrets in the database that must be read again (Seal)
 //	audit.key               signs checkpoints of the audit log (golang.org/x/mod/sumdb/note)
 //
 // Replicas of one server share the folder's content.

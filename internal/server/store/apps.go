@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"staunch/api"
@@ -81,6 +82,9 @@ func (s *Store) CreateApp(ctx context.Context, a issuer.App, e audit.Entry) erro
 		return err
 	}
 	return s.change(ctx, func(t *tx) error {
+		if err := freeAppName(t, a.Name); err != nil {
+			return err
+		}
 		made, err := t.execCount(`INSERT INTO apps (id, created, name, permissions, secrets, disabled, delegated, redirect_uris, certificates, public)
 			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) ON CONFLICT DO NOTHING`, append([]any{a.ID, micros(a.Created)}, args...)...)
 		switch {
@@ -91,6 +95,25 @@ func (s *Store) CreateApp(ctx context.Context, a issuer.App, e audit.Entry) erro
 		}
 		return t.record(&e)
 	})
+}
+
+// freeAppName refuses a name that another app has, in any case: it is what
+// people read in requestor.
+func freeAppName(t *tx, name string) error {
+	rows, err := t.query("SELECT id, name FROM apps")
+	apps, err := collect(rows, err, func(scan func(...any) error) (a issuer.App, err error) { return a, scan(&a.ID, &a.Name) })
+	if err != nil {
+		return fmt.Errorf("cannot list apps: %w", err)
+	}
+	if len(apps) >= maxApps {
+		return api.Errorf(api.InvalidInput, "There are %d apps, which is the most that this server keeps", len(apps))
+	}
+	for _, other := range apps {
+		if strings.EqualFold(other.Name, name) {
+			return api.Errorf(api.InvalidInput, "An app named %q exists already (client id %s): choose another name", other.Name, other.ID)
+		}
+	}
+	return nil
 }
 
 // App is issuer.Store's.

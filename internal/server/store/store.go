@@ -61,6 +61,7 @@ type Store struct {
 	signer note.Signer
 	read   *sql.DB // connections that cannot write
 	write  *sql.DB // nil: read-only
+	counts *sql.DB // of calls over all replicas; nil: there is one process
 
 	writer *writer       // nil: read-only
 	signed chan struct{} // closed when signCheckpoints has returned
@@ -112,6 +113,9 @@ func (s *Store) open(ctx context.Context, readOnly bool) (err error) {
 			return err
 		}
 	}
+	if !readOnly {
+		s.counts = s.engine.openCounts()
+	}
 	if s.read, err = s.engine.openReaders(); err != nil {
 		return err
 	}
@@ -134,7 +138,7 @@ func (s *Store) Close() error {
 
 func (s *Store) closePools() error {
 	var errs []error
-	for _, db := range []*sql.DB{s.read, s.write} {
+	for _, db := range []*sql.DB{s.read, s.write, s.counts} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}

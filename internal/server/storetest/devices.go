@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -261,7 +262,10 @@ func testApps(t *testing.T, _ *Harness, s Store) {
 	b := issuer.App{ID: newGUID(), Name: "off", Created: start, Disabled: true}
 	must(t, s.CreateApp(t.Context(), a, Entry(audit.CreateApp, a.ID)))
 	must(t, s.CreateApp(t.Context(), b, Entry(audit.CreateApp, b.ID)))
-	wantText(t, s.CreateApp(t.Context(), b, Entry(audit.CreateApp, b.ID)), "its id is in use")
+	wantCode(t, s.CreateApp(t.Context(), b, Entry(audit.CreateApp, b.ID)), api.InvalidInput, "exists already")
+	twin := b
+	twin.Name = "another"
+	wantText(t, s.CreateApp(t.Context(), twin, Entry(audit.CreateApp, b.ID)), "its id is in use")
 	got, err := s.App(t.Context(), a.ID)
 	must(t, err)
 	if diff := cmp.Diff(a, got); diff != "" {
@@ -278,6 +282,33 @@ func testApps(t *testing.T, _ *Harness, s Store) {
 	}
 	if n := len(entries(t, s)); n != 2 {
 		t.Errorf("%d audit entries, want 2", n)
+	}
+}
+
+// However many replicas are asked at once, one app gets the name.
+func testAppNames(t *testing.T, h *Harness, s Store) {
+	stores := []Store{s}
+	if h.Replicas {
+		other := h.Open(t)
+		t.Cleanup(func() { must(t, other.Close()) })
+		stores = append(stores, other)
+	}
+	var all sync.WaitGroup
+	var made atomic.Int64
+	for i := range 20 {
+		all.Go(func() {
+			a := issuer.App{ID: newGUID(), Name: []string{"Süd-SOAR", "süd-soar"}[i%2], Created: start}
+			switch err := stores[i%len(stores)].CreateApp(t.Context(), a, Entry(audit.CreateApp, a.ID)); {
+			case err == nil:
+				made.Add(1)
+			case api.CodeOf(err) != api.InvalidInput:
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := made.Load(); n != 1 {
+		t.Errorf("%d apps of one name", n)
 	}
 }
 

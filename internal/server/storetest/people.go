@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -73,6 +74,47 @@ func access(t testing.TB, s Store, id string) auth.Access {
 	groups, deviceGroups, err := s.Access(t.Context(), id, "", nil)
 	must(t, err)
 	return auth.AccessOf(groups, deviceGroups)
+}
+
+// Tries are counted over all replicas, and forgotten when there are none.
+func testTries(t *testing.T, h *Harness, s Store) {
+	names := []string{"192.0.2.1 ana", "192.0.2.1"}
+	read := func(s Store) (kept []people.Tries) {
+		must(t, s.ChangeTries(t.Context(), names, func(t []people.Tries) { kept = slices.Clone(t) }))
+		return kept
+	}
+	stores := []Store{s}
+	if h.Replicas {
+		other := h.Open(t)
+		t.Cleanup(func() { must(t, other.Close()) })
+		stores = append(stores, other)
+	}
+	now := time.Now()
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			if err := stores[i%len(stores)].ChangeTries(t.Context(), names, func(t []people.Tries) {
+				t[0].Wrong, t[0].Last, t[0].Until = t[0].Wrong+1, now, now.Add(time.Minute)
+				t[1].Wrong, t[1].Last = t[1].Wrong+1, now
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	at := audit.Instant(now)
+	want := []people.Tries{{Wrong: 20, Until: at.Add(time.Minute), Last: at}, {Wrong: 20, Last: at}}
+	for _, s := range stores {
+		if diff := cmp.Diff(want, read(s)); diff != "" {
+			t.Errorf("tries (-want +got):\n%s", diff)
+		}
+	}
+	must(t, s.ChangeTries(t.Context(), names, func(t []people.Tries) { t[0], t[1].Last = people.Tries{}, now.Add(-2*people.ForgetTries) }))
+	must(t, s.ChangeTries(t.Context(), []string{"other"}, func([]people.Tries) {})) // sweeps
+	if diff := cmp.Diff(make([]people.Tries, 2), read(s)); diff != "" {
+		t.Errorf("tries that are over (-want +got):\n%s", diff)
+	}
+	wantCode(t, s.ChangeTries(t.Context(), []string{"a\x00"}, func([]people.Tries) {}), api.InvalidInput, "")
 }
 
 // What is tied to an issuer outside is found by that alone.

@@ -103,6 +103,8 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"apps", testApps},
 		{"settings", testSettings},
 		{"users", testUsers},
+		{"tries to sign in", testTries},
+		{"app names are taken once", testAppNames},
 		{"users of issuers outside", testOutside},
 		{"groups and members", testGroups},
 		{"roles and access", testRoles},
