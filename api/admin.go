@@ -60,6 +60,11 @@ type EnrollmentToken struct {
 	Expires Time   `json:"expires"`
 }
 
+// DeviceChange is the body of PATCH /v1/devices/{id}.
+type DeviceChange struct {
+	AadDeviceID string `json:"aadDeviceId"` // a GUID; "": none
+}
+
 // Setting is one setting: the body of PUT /v1/settings/{key} and every answer.
 type Setting struct {
 	Key   string `json:"key,omitempty"`

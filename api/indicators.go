@@ -38,6 +38,8 @@ type Indicator struct {
 	ExternalID              *string          `json:"externalId"`
 	CreatedBySource         string           `json:"createdBySource"`
 	CertificateInfo         *CertificateInfo `json:"certificateInfo"`
+	Source                  string           `json:"source"`     // as createdBySource, under its older name
+	SourceType              string           `json:"sourceType"` // User, AadApp
 }
 
 // CertificateInfo is about an indicator of type CertificateThumbprint; no agent fills it.

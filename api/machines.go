@@ -22,6 +22,12 @@ type AvailableAction struct {
 	IsAvailable bool   `json:"isAvailable"`
 }
 
+// Link is where something can be downloaded.
+type Link struct {
+	Context string `json:"@odata.context,omitempty"`
+	Value   string `json:"value"`
+}
+
 // LogonUser is somebody who logged on to a machine.
 type LogonUser struct {
 	ID                string  `json:"id"` // domain\user

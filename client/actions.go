@@ -57,6 +57,19 @@ func (c *Client) OtherAction(ctx context.Context, machine, name string, r api.Co
 	return get[api.MachineAction](c, ctx, call{method: "POST", path: "/api/machines/" + url.PathEscape(machine) + "/" + url.PathEscape(name), body: r})
 }
 
+// PackageURI asks where the investigation package of an action lies. No agent
+// of this version collects any, so the answer is that there is none.
+func (c *Client) PackageURI(ctx context.Context, id string) (api.Link, error) {
+	return get[api.Link](c, ctx, call{method: "GET", path: "/api/machineactions/" + url.PathEscape(id) + "/getPackageUri"})
+}
+
+// LiveResponseResult asks where the result of a live response's command lies;
+// likewise.
+func (c *Client) LiveResponseResult(ctx context.Context, id string, index int) (api.Link, error) {
+	path := "/api/machineactions/" + url.PathEscape(id) + "/GetLiveResponseResultDownloadLink(index=" + strconv.Itoa(index) + ")"
+	return get[api.Link](c, ctx, call{method: "GET", path: path})
+}
+
 // MachineActions lists actions, newest first.
 func (c *Client) MachineActions(ctx context.Context, q Query) (api.List[api.MachineAction], error) {
 	return get[api.List[api.MachineAction]](c, ctx, call{method: "GET", path: "/api/machineactions", query: q.values()})

@@ -37,6 +37,11 @@ func (c *Client) CreateEnrollmentToken(ctx context.Context, r api.EnrollmentToke
 	return get[api.EnrollmentToken](c, ctx, call{method: "POST", path: "/v1/enrollment-tokens", body: r})
 }
 
+// ChangeDevice says under which id Entra knows a device.
+func (c *Client) ChangeDevice(ctx context.Context, nameOrID string, r api.DeviceChange) (api.Machine, error) {
+	return get[api.Machine](c, ctx, call{method: "PATCH", path: "/v1/devices/" + url.PathEscape(nameOrID), body: r})
+}
+
 // RevokeDevice shuts a device out for good.
 func (c *Client) RevokeDevice(ctx context.Context, nameOrID string) error {
 	return c.do(ctx, call{method: "DELETE", path: "/v1/devices/" + url.PathEscape(nameOrID)}, nil)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type adminCmd struct {
 	Role        roleCmd        `cmd:"" help:"What groups of people may do."`
 	DeviceGroup deviceGroupCmd `cmd:"" help:"Groups of devices, and who reaches them."`
 	EnrollToken enrollTokenCmd `cmd:"" help:"Tokens that bring devices in."`
-	Device      adminDeviceCmd `cmd:"" help:"Shut devices out."`
+	Device      adminDeviceCmd `cmd:"" help:"Shut devices out; say how Entra knows them."`
 	Settings    settingsCmd    `cmd:"" help:"Settings that take effect at once."`
 	Backup      backupCmd      `cmd:"" help:"Write a copy of the embedded database."`
 	Restore     restoreDBCmd   `cmd:"" help:"Put a copy in place of the embedded database; the server must be stopped."`
@@ -88,7 +89,23 @@ func (c enrollTokenCreateCmd) Run(ctx context.Context, out cli.Output, server ad
 }
 
 type adminDeviceCmd struct {
-	Revoke revokeCmd `cmd:"" help:"Shut a device out for good; it may enroll again as a new one."`
+	Revoke revokeCmd    `cmd:"" help:"Shut a device out for good; it may enroll again as a new one."`
+	Set    setDeviceCmd `cmd:"" help:"Say under which id Entra knows a device, for clients that name it so."`
+}
+
+type setDeviceCmd struct {
+	Device      string  `arg:"" help:"Device id or DNS name."`
+	AadDeviceID *string `name:"aad-device-id" required:"" help:"A GUID; an empty one takes it off." placeholder:"GUID"`
+}
+
+func (c setDeviceCmd) Run(ctx context.Context, out cli.Output, server admin) error {
+	m, err := server.ChangeDevice(ctx, c.Device, api.DeviceChange{AadDeviceID: *c.AadDeviceID})
+	if err != nil {
+		return err
+	}
+	return out.Print(m, func(w writer) {
+		fmt.Fprintf(w, "device %s (%s) is %s in Entra\n", m.ID, m.ComputerDNSName, cmp.Or(*c.AadDeviceID, "not known"))
+	})
 }
 
 type revokeCmd struct {

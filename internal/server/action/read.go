@@ -23,6 +23,28 @@ func (s *Service) Get(ctx context.Context, c auth.Caller, id string) (Action, er
 	return s.visible(ctx, c, id)
 }
 
+// Downloadable returns an action for who may download what it left: an
+// application that may read actions, or a person who may do what makes such a
+// download, with one of the rights on its machine.
+func (s *Service) Downloadable(ctx context.Context, c auth.Caller, id string, rights ...auth.Right) (Action, error) {
+	permissions := []auth.Permission{auth.MachineReadAll, auth.MachineReadWriteAll}
+	if c.Kind == auth.User {
+		permissions = []auth.Permission{auth.MachineCollectForensics, auth.MachineLiveResponse}
+	}
+	if err := need(c, permissions...); err != nil {
+		return Action{}, err
+	}
+	a, err := s.visible(ctx, c, id)
+	if err != nil || c.Kind != auth.User {
+		return a, err
+	}
+	dev, err := s.cfg.Devices.Lookup(ctx, c, a.MachineID)
+	if err != nil {
+		return Action{}, err
+	}
+	return a, auth.AllowOn(c, dev.Group, rights...)
+}
+
 // List returns a page of actions and, when q asks for it, the count of all.
 func (s *Service) List(ctx context.Context, c auth.Caller, q odata.Query) ([]Action, int64, error) {
 	if err := need(c, machineRead()...); err != nil {

@@ -47,14 +47,15 @@ type Alert struct {
 	Updated    time.Time
 	Resolved   time.Time // zero: not resolved
 
-	MachineID   string
-	MachineName string
-	Indicator   string // id
-	SHA1        string
-	SHA256      string
-	Path        string
-	Events      int64
-	Comments    []Comment
+	MachineID    string
+	MachineName  string
+	MachineGroup string // name of the device group that it is in now; "": none
+	Indicator    string // id
+	SHA1         string
+	SHA256       string
+	Path         string
+	Events       int64
+	Comments     []Comment
 }
 
 // Comment is what somebody wrote about an alert.

@@ -14,18 +14,22 @@ import (
 	"staunch/internal/server/odata"
 )
 
-// Find returns the device of an id (40 hex digits), of a DNS name, or of the
-// first label of one, all without regard to case. A revoked device is not found.
+// Find returns the device of an id (40 hex digits), of an Entra device id (a
+// GUID), of a DNS name, or of the first label of one, all without regard to case. A revoked device is not found.
 // A name that several devices have is not found either: an order must never go
 // to whichever came first, nor to a device that took another's name on purpose.
 // What the caller may not see is not there, and makes no name ambiguous.
 func (s *Service) Find(ctx context.Context, c auth.Caller, nameOrID string) (Device, error) {
 	name := strings.ToLower(strings.TrimSpace(nameOrID))
 	switch {
-	case name == "" || len(name) > maxText || auth.IsGUID(name): // no device here has an Entra device id
+	case name == "" || len(name) > maxText:
 		return Device{}, notFound(nameOrID)
-	case order.ValidDevice(name):
-		d, err := s.live(ctx, name)
+	case order.ValidDevice(name) || auth.IsGUID(name):
+		look := s.live
+		if auth.IsGUID(name) {
+			look = s.cfg.Store.DeviceOfEntra
+		}
+		d, err := look(ctx, name)
 		if api.CodeOf(err) == api.ResourceNotFound || err == nil && !c.Can(auth.ViewData, d.GroupID) {
 			return Device{}, notFound(nameOrID)
 		}

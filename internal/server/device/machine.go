@@ -38,6 +38,7 @@ func Machine(d Device, now time.Time) api.Machine {
 		IPAddresses:      []api.IPAddress{},
 	}
 	m.LastExternalIPAddress = orNull(d.LastIP)
+	m.AadDeviceID, m.IsAadJoined = orNull(d.EntraID), d.EntraID != ""
 	if now.Sub(d.LastSeen) < activeFor {
 		m.HealthStatus = "Active"
 	}

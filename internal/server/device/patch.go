@@ -46,6 +46,26 @@ func (s *Service) Update(ctx context.Context, c auth.Caller, nameOrID string, ta
 	})
 }
 
+// SetEntraID says under which id Entra knows a device, of which clients then
+// take it for the device's id; "" says that it does not. An administrator says
+// so and not the device: who could name itself would be named in another's place.
+func (s *Service) SetEntraID(ctx context.Context, c auth.Caller, nameOrID, id string) (Device, error) {
+	if c.Kind != auth.Admin {
+		return Device{}, api.Errorf(api.Forbidden, "Only an administrator may do this: use staunch admin on the server's own host.")
+	}
+	id = strings.ToLower(strings.Trim(strings.TrimSpace(id), "{}"))
+	if id != "" && !auth.IsGUID(id) {
+		return Device{}, api.Errorf(api.InvalidInput, "Invalid input %s for aadDeviceId: want a GUID, or nothing", shown(id))
+	}
+	return s.change(ctx, c, audit.UpdateDevice, nameOrID, taggers(c), func(d *Device) (any, error) {
+		if d.EntraID == id {
+			return nil, errUnchanged
+		}
+		d.EntraID = id
+		return map[string]string{"aadDeviceId": id}, nil
+	})
+}
+
 func checkValue(value string) (string, error) {
 	for _, v := range []string{"Normal", "Low", "High"} {
 		if strings.EqualFold(v, value) {

@@ -26,6 +26,7 @@ type Device struct {
 	LastIP    string    // the address its link came from
 	Facts     order.Facts
 	Tags      []string
+	EntraID   string // GUID in lower case; "": none is known
 	Value     string // Normal, Low, High
 	GroupID   int64  // device group; 0 = none
 	GroupName string
@@ -50,6 +51,9 @@ type Store interface {
 	Enroll(ctx context.Context, secret [32]byte, d *Device, e audit.Entry) error
 	// Device returns one by id, or an api.Error ResourceNotFound.
 	Device(ctx context.Context, id string) (Device, error)
+	// DeviceOfEntra returns the one that is not revoked with that Entra device
+	// id, of which there is at most one, or an api.Error ResourceNotFound.
+	DeviceOfEntra(ctx context.Context, id string) (Device, error)
 	// DevicesNamed returns those with that DNS name: the whole name, or the
 	// first label of it.
 	DevicesNamed(ctx context.Context, name string) ([]Device, error)

@@ -4,6 +4,7 @@ package httpapi
 
 import (
 	"context"
+	"strconv"
 
 	"staunch/api"
 	"staunch/internal/filehash"
@@ -122,7 +123,30 @@ func (h *Handler) unsupported(ctx context.Context, q *request) (answer, error) {
 	if err := auth.AllowOn(q.caller, d.Group, q.route.access.rights...); err != nil {
 		return answer{}, err
 	}
-	return answer{}, api.Errorf(api.OSPlatformNotSupported, "OS Platform %s isn't supported for this action.", d.Platform)
+	return answer{}, api.Errorf(api.OSPlatformNotSupported, "OS Platform %s isn't supported for this action. Machine %s cannot carry it out.", d.Platform, d.Name)
+}
+
+// download answers the calls for what actions of other types left to be
+// downloaded: no agent leaves any, so there never is something.
+func (h *Handler) download(ctx context.Context, q *request) (answer, error) {
+	if inner, ok := q.args["args"]; ok {
+		args, err := odata.Arguments(inner)
+		if err != nil {
+			return answer{}, err
+		}
+		index := args.Get("index")
+		if err := missing("index", index); err != nil {
+			return answer{}, err
+		}
+		if n, err := strconv.Atoi(index); err != nil || n < 0 {
+			return answer{}, api.Errorf(api.InvalidInput, "Invalid input %s for index: want a whole number from 0", clip(index))
+		}
+	}
+	a, err := h.cfg.Actions.Downloadable(ctx, q.caller, q.args["id"], q.route.access.rights...)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{}, api.Errorf(api.ResourceNotFound, "Machine action %s of type %s left nothing to download", a.ID, a.Type)
 }
 
 func (h *Handler) evidence(ctx context.Context, q *request) (answer, error) {
@@ -155,6 +179,7 @@ func machineAction(a action.Action) api.MachineAction {
 		CreationDateTimeUTC:     api.Time{Time: a.Created},
 		LastUpdateDateTimeUTC:   api.Time{Time: a.Updated},
 		CancellationRequestor:   orNull(a.CancelledBy.ID),
+		CancellationComment:     orNull(a.CancelComment),
 		CancellationDateTimeUTC: api.At(a.CancelRequested),
 		ErrorHResult:            a.ErrorHResult,
 		ExternalID:              orNull(a.ExternalID),
@@ -164,9 +189,6 @@ func machineAction(a action.Action) api.MachineAction {
 	}
 	if m.Requestor == "" {
 		m.Requestor = a.Requestor.ID
-	}
-	if !a.CancelRequested.IsZero() {
-		m.CancellationComment = &a.CancelComment
 	}
 	switch {
 	case !a.File.SHA1.IsZero():

@@ -340,7 +340,7 @@ func TestOtherActions(t *testing.T) {
 	for _, r := range otherActions() {
 		name := r.path[strings.LastIndexByte(r.path, '/')+1:]
 		_, err := all.OtherAction(ctx, machine, strings.ToUpper(name), api.CommentRequest{Comment: "c"})
-		if err == nil || err.Error() != "OsPlatformNotSupported: OS Platform Ubuntu isn't supported for this action." {
+		if err == nil || err.Error() != "OsPlatformNotSupported: OS Platform Ubuntu isn't supported for this action. Machine fin-lt-014 cannot carry it out." {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := all.OtherAction(ctx, "nobody", name, api.CommentRequest{Comment: "c"}); api.CodeOf(err) != api.ResourceNotFound {

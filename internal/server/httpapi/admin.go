@@ -46,6 +46,11 @@ func adminRoutes() []route {
 			records: audit.CreateEnrollmentToken, status: 201, body: api.EnrollmentTokenRequest{}, answers: api.EnrollmentToken{},
 		},
 		{
+			method: "PATCH", path: "/v1/devices/{id}", access: admin, handle: (*Handler).changeDevice,
+			summary: "Say under which id Entra knows a device", client: "ChangeDevice",
+			records: audit.UpdateDevice, status: 200, body: api.DeviceChange{}, needs: []string{"aadDeviceId"}, answers: api.Machine{},
+		},
+		{
 			method: "DELETE", path: "/v1/devices/{id}", access: admin, handle: (*Handler).revoke,
 			summary: "Shut a device out for good", client: "RevokeDevice", records: audit.RevokeDevice, status: 204,
 		},
@@ -90,6 +95,22 @@ func (h *Handler) createToken(ctx context.Context, q *request) (answer, error) {
 
 func (h *Handler) revoke(ctx context.Context, q *request) (answer, error) {
 	return answer{}, h.cfg.Admin.Revoke(ctx, q.caller, q.args["id"])
+}
+
+func (h *Handler) changeDevice(ctx context.Context, q *request) (answer, error) {
+	f, err := q.object(false)
+	if err != nil {
+		return answer{}, err
+	}
+	if _, ok := f["aadDeviceId"]; !ok {
+		return answer{}, missing("aadDeviceId", "")
+	}
+	var r api.DeviceChange
+	if err := f.texts(map[string]*string{"aadDeviceId": &r.AadDeviceID}); err != nil {
+		return answer{}, err
+	}
+	d, err := h.cfg.Devices.SetEntraID(ctx, q.caller, q.args["id"], r.AadDeviceID)
+	return answer{body: device.Machine(d, h.cfg.Now())}, err
 }
 
 func (h *Handler) setting(ctx context.Context, q *request) (answer, error) {

@@ -78,7 +78,7 @@ func (h *Handler) alertList(ctx context.Context, q *request, only odata.Query) (
 	}
 	return list(q, oq.And(only), "Alerts", func(oq odata.Query) ([]alert.Alert, int64, error) {
 		return h.cfg.Alerts.List(ctx, q.caller, oq)
-	}, showAlert)
+	}, func(a alert.Alert) api.Alert { return showAlert(a, h.cfg.Admin.Tenant()) })
 }
 
 // expand takes $expand=evidence out of the options: evidence is always shown.
@@ -100,7 +100,7 @@ func (h *Handler) alert(ctx context.Context, q *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return q.oneAlert(a), nil
+	return h.oneAlert(q, a), nil
 }
 
 func (h *Handler) updateAlert(ctx context.Context, q *request) (answer, error) {
@@ -117,17 +117,17 @@ func (h *Handler) updateAlert(ctx context.Context, q *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return q.oneAlert(a), nil
+	return h.oneAlert(q, a), nil
 }
 
-func (q *request) oneAlert(a alert.Alert) answer {
-	shown := showAlert(a)
+func (h *Handler) oneAlert(q *request, a alert.Alert) answer {
+	shown := showAlert(a, h.cfg.Admin.Tenant())
 	shown.Context = q.base + "/api/$metadata#Alerts/$entity"
 	return answer{body: shown}
 }
 
 // showAlert is an alert as the API shows it.
-func showAlert(a alert.Alert) api.Alert {
+func showAlert(a alert.Alert, tenant string) api.Alert {
 	threat := "EUS:Win32/CustomEnterpriseBlock!cl"
 	shown := api.Alert{
 		ID: a.ID, AssignedTo: orNull(a.AssignedTo), Severity: a.Severity, Status: a.Status, Classification: orNull(a.Classification),
@@ -135,6 +135,7 @@ func showAlert(a alert.Alert) api.Alert {
 		ThreatName: &threat, Title: a.Title, Description: a.Description,
 		AlertCreationTime: api.Time{Time: a.Created}, FirstEventTime: api.Time{Time: a.FirstEvent}, LastEventTime: api.Time{Time: a.LastEvent},
 		LastUpdateTime: api.Time{Time: a.Updated}, ResolvedTime: api.At(a.Resolved), MachineID: a.MachineID, ComputerDNSName: orNull(a.MachineName),
+		RbacGroupName: orNull(a.MachineGroup), AadTenantID: orNull(tenant),
 		MitreTechniques: []string{}, Comments: []api.AlertComment{},
 		Evidence: []api.AlertFileEntity{{EntityType: "File", SHA1: a.SHA1, SHA256: a.SHA256, FileName: path.Base(a.Path), FilePath: path.Dir(a.Path)}},
 	}

@@ -36,11 +36,11 @@ func fileRoutes() []route {
 			summary: "How far a file has spread", client: "FileStats", status: 200, answers: api.FileStats{}, query: []string{"lookBackHours"},
 		},
 		{
-			method: "GET", path: "/api/files/{id}/machines", access: machines, handle: (*Handler).fileMachines,
+			method: "GET", path: "/api/files/{id}/machines", access: machines, handle: (*Handler).fileMachines, countable: true,
 			summary: "Machines that met a file in the last 30 days", client: "FileMachines", status: 200, answers: api.List[api.Machine]{}, query: listOptions(),
 		},
 		{
-			method: "GET", path: "/api/files/{id}/alerts", access: alertRead(), handle: (*Handler).fileAlerts,
+			method: "GET", path: "/api/files/{id}/alerts", access: alertRead(), handle: (*Handler).fileAlerts, countable: true,
 			summary: "Alerts about a file", client: "FileAlerts", status: 200, answers: api.List[api.Alert]{}, query: listOptions(),
 		},
 	}

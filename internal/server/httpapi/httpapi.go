@@ -38,6 +38,7 @@ type Actions interface {
 	Get(ctx context.Context, c auth.Caller, id string) (action.Action, error)
 	List(ctx context.Context, c auth.Caller, q odata.Query) ([]action.Action, int64, error)
 	Cancel(ctx context.Context, c auth.Caller, id, comment string) (action.Action, error)
+	Downloadable(ctx context.Context, c auth.Caller, id string, rights ...auth.Right) (action.Action, error)
 	Evidence(ctx context.Context, c auth.Caller, id string) (api.Evidence, error)
 	Items(ctx context.Context, c auth.Caller, f action.ItemFilter) ([]action.Item, string, error)
 	Item(ctx context.Context, c auth.Caller, id string) (action.Item, error)
@@ -51,6 +52,7 @@ type Devices interface {
 	DeviceGroups
 	Find(ctx context.Context, c auth.Caller, nameOrID string) (device.Device, error)
 	Update(ctx context.Context, c auth.Caller, nameOrID string, tags *[]string, value *string) (device.Device, error)
+	SetEntraID(ctx context.Context, c auth.Caller, nameOrID, id string) (device.Device, error)
 	Tag(ctx context.Context, c auth.Caller, nameOrID, value string, add bool) (device.Device, error)
 	TagMany(ctx context.Context, c auth.Caller, ids []string, value string, add bool) ([]device.Device, error)
 	At(ctx context.Context, c auth.Caller, address string, at time.Time, q odata.Query) ([]device.Device, int64, error)

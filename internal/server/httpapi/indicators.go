@@ -216,6 +216,10 @@ func showIndicator(in indicator.Indicator) api.Indicator {
 		LastUpdatedBy: orNull(in.UpdatedBy), RbacGroupNames: []string{}, RbacGroupIDs: []string{}, MitreTechniques: []string{},
 		GenerateAlert: in.GenerateAlert, CreatedByDisplayName: in.Creator.Name, ExternalID: orNull(in.ExternalID), CreatedBySource: in.Source,
 	}
+	shown.Source, shown.SourceType = in.Source, "AadApp"
+	if in.Creator.Kind == auth.User {
+		shown.SourceType = "User"
+	}
 	if in.Type == indicator.URL {
 		shown.IndicatorValue = in.Shown // the path of a URL tells cases apart
 	}

@@ -52,7 +52,7 @@ func machineRoutes() []route {
 			status: 200, answers: api.List[api.Machine]{}, query: listOptions(),
 		},
 		{
-			method: "GET", path: "/api/machines/{id}/machineactions", access: read, handle: (*Handler).actionsOfMachine,
+			method: "GET", path: "/api/machines/{id}/machineactions", access: read, handle: (*Handler).actionsOfMachine, countable: true,
 			summary: "The actions of a machine, newest first", client: "ActionsOfMachine",
 			status: 200, answers: api.List[api.MachineAction]{}, query: listOptions(),
 		},

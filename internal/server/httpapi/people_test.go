@@ -4,11 +4,8 @@ package httpapi
 
 import (
 	"encoding/json"
-	"fmt"
-	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -81,91 +78,6 @@ func (k *kit) personToken(app issuer.App, upn string) string {
 func fill(path, machine string) string {
 	path = strings.ReplaceAll(path, "{args}", "")
 	return regexp.MustCompile(`\{\w+\}`).ReplaceAllString(path, machine)
-}
-
-// The authorisation matrix: every route by every kind of caller. What is not
-// about permission (a body that is missing, a thing that is not there) is as good as let in.
-func TestAuthorisationMatrix(t *testing.T) {
-	k := newKit(t)
-	machine := k.enroll("fin-lt-014.corp.example")
-	hidden := k.enroll("lab-01.corp.example")
-	_, err := k.devices.Tag(t.Context(), admin(), hidden, "lab", true)
-	check(t, err)
-	c, _ := k.root()
-	for _, g := range []string{"everyone", "labs"} {
-		_, err := c.CreateGroup(t.Context(), api.GroupRequest{Name: g})
-		check(t, err)
-	}
-	_, err = c.CreateDeviceGroup(t.Context(), api.DeviceGroupRequest{Name: "Labs", Rules: []string{"tag=lab"}, Access: []string{"labs"}})
-	check(t, err)
-	signIn := k.signInApp("console", auth.Permissions()...)
-	k.person("norole@corp.example", "nobodies")
-	tokens := map[string]string{
-		"without": k.token("without"), "all": k.token("all", auth.Permissions()...), "norole": k.personToken(signIn, "norole@corp.example"),
-	}
-	for _, p := range auth.Permissions() {
-		tokens["app "+string(p)] = k.token("only "+string(p), p)
-		tokens["scp "+string(p)] = k.personToken(k.signInApp("signs in with "+string(p), p), "norole@corp.example")
-	}
-	for i, r := range auth.Rights() {
-		upn := fmt.Sprintf("u%d@corp.example", i)
-		k.person(upn, "group of "+string(r))
-		k.role("role of "+string(r), []auth.Right{r}, "group of "+string(r))
-		tokens["right "+string(r)] = k.personToken(signIn, upn)
-	}
-	status := func(r route, token, machine string) int {
-		t.Helper()
-		resp, body := k.raw(r.method, fill(r.path, machine), token, "")
-		if resp.StatusCode >= 500 {
-			t.Errorf("%s %s: %d %s", r.method, r.path, resp.StatusCode, body)
-		}
-		return resp.StatusCode
-	}
-	expect := func(r route, who string, got int, allowed bool) {
-		t.Helper()
-		if (got != http.StatusForbidden && got != http.StatusUnauthorized) != allowed {
-			t.Errorf("%s %s by %s: %d, allowed is %v", r.method, r.path, who, got, allowed)
-		}
-	}
-	for _, r := range routes() {
-		if r.access.kind != byToken && r.access.kind != byAdmin || r.pass != nil {
-			continue
-		}
-		if got := status(r, "", machine); got != 401 {
-			t.Errorf("%s %s by nobody: %d", r.method, r.path, got)
-		}
-		if got := status(r, "eyJhbGciOiJub25lIn0.e30.", machine); got != 401 {
-			t.Errorf("%s %s by garbage: %d", r.method, r.path, got)
-		}
-		if r.access.kind == byAdmin {
-			for who, token := range tokens {
-				expect(r, who, status(r, token, machine), false)
-			}
-			continue
-		}
-		expect(r, "an app without permission", status(r, tokens["without"], machine), false)
-		expect(r, "a user without a role", status(r, tokens["norole"], machine), false)
-		for _, p := range auth.Permissions() {
-			expect(r, "an app with "+string(p), status(r, tokens["app "+string(p)], machine), slices.Contains(r.access.app, p))
-			expect(r, "a token with "+string(p)+" of a user without a role", status(r, tokens["scp "+string(p)], machine), false)
-		}
-		for _, right := range auth.Rights() {
-			// Any right brings View data with it.
-			allowed := slices.Contains(r.access.rights, right) || slices.Contains(r.access.rights, auth.ViewData)
-			expect(r, "a user with "+string(right), status(r, tokens["right "+string(right)], machine), allowed)
-		}
-		// A machine in a device group of others is a machine that is not there.
-		if strings.HasPrefix(r.path, "/api/machines/{id}") {
-			for _, right := range r.access.rights {
-				token := tokens["right "+string(right)]
-				_, got := k.raw(r.method, fill(r.path, hidden), token, validBody(r))
-				_, want := k.raw(r.method, fill(r.path, strings.Repeat("0", 40)), token, validBody(r))
-				if sameButName(got, hidden) != sameButName(want, strings.Repeat("0", 40)) || !strings.Contains(got, "ResourceNotFound") {
-					t.Errorf("%s %s outside the device group:\n%s\nof a machine that is not there:\n%s", r.method, r.path, got, want)
-				}
-			}
-		}
-	}
 }
 
 // validBody is a body that the machine actions take.

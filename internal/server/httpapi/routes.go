@@ -170,7 +170,7 @@ func routes() []route {
 			summary: "The server can serve: its database answers", client: "Ready", status: 200, answers: status{},
 		},
 	}
-	rows = slices.Concat(rows, adminRoutes(), appRoutes(), peopleRoutes(), deviceGroupRoutes(), otherActions(), machineRoutes(), indicatorRoutes(), fileRoutes(), alertRoutes(), metadataRoutes())
+	rows = slices.Concat(rows, adminRoutes(), appRoutes(), peopleRoutes(), deviceGroupRoutes(), otherActions(), downloadRoutes(), machineRoutes(), indicatorRoutes(), fileRoutes(), alertRoutes(), metadataRoutes())
 	return append(rows, counted(rows)...)
 }
 
@@ -184,23 +184,24 @@ func otherActions() []route {
 		user     auth.Permission
 		right    auth.Right
 		optional bool // the comment
+		most     Limit
 	}{
-		{"isolate", auth.MachineIsolate, auth.MachineIsolate, auth.ActiveRemediation, false},
-		{"unisolate", auth.MachineIsolate, auth.MachineIsolate, auth.ActiveRemediation, false},
-		{"restrictCodeExecution", auth.MachineRestrictExecution, auth.MachineRestrictExecution, auth.ActiveRemediation, false},
-		{"unrestrictCodeExecution", auth.MachineRestrictExecution, auth.MachineRestrictExecution, auth.ActiveRemediation, false},
-		{"runAntiVirusScan", auth.MachineScan, auth.MachineScan, auth.ActiveRemediation, false},
-		{"collectInvestigationPackage", auth.MachineCollectForensics, auth.MachineCollectForensics, auth.AlertsInvestigation, false},
-		{"offboard", auth.MachineOffboard, auth.MachineOffboard, auth.ManageSecurity, false},
-		{"runliveresponse", auth.MachineLiveResponse, auth.MachineLiveResponse, auth.LiveResponseBasic, true},
-		{"startInvestigation", auth.AlertReadWriteAll, auth.AlertReadWrite, auth.ActiveRemediation, false},
+		{"isolate", auth.MachineIsolate, auth.MachineIsolate, auth.ActiveRemediation, false, Limit{}},
+		{"unisolate", auth.MachineIsolate, auth.MachineIsolate, auth.ActiveRemediation, false, Limit{}},
+		{"restrictCodeExecution", auth.MachineRestrictExecution, auth.MachineRestrictExecution, auth.ActiveRemediation, false, Limit{}},
+		{"unrestrictCodeExecution", auth.MachineRestrictExecution, auth.MachineRestrictExecution, auth.ActiveRemediation, false, Limit{}},
+		{"runAntiVirusScan", auth.MachineScan, auth.MachineScan, auth.ActiveRemediation, false, Limit{}},
+		{"collectInvestigationPackage", auth.MachineCollectForensics, auth.MachineCollectForensics, auth.AlertsInvestigation, false, Limit{}},
+		{"offboard", auth.MachineOffboard, auth.MachineOffboard, auth.ManageSecurity, false, Limit{}},
+		{"runliveresponse", auth.MachineLiveResponse, auth.MachineLiveResponse, auth.LiveResponseBasic, true, Limit{PerMinute: 10}},
+		{"startInvestigation", auth.AlertReadWriteAll, auth.AlertReadWrite, auth.ActiveRemediation, false, Limit{PerHour: 50}},
 	}
 	var rows []route
 	for _, a := range actions {
 		r := route{
 			method: "POST", path: "/api/machines/{id}/" + a.word, access: holding(perms{a.app}, perms{a.user}).by(a.right),
 			handle: (*Handler).unsupported, summary: "Not carried out by Staunch: 400 OsPlatformNotSupported", client: "OtherAction",
-			status: 201, body: api.CommentRequest{}, answers: api.MachineAction{},
+			status: 201, body: api.CommentRequest{}, answers: api.MachineAction{}, most: a.most,
 		}
 		if !a.optional {
 			r.needs = []string{"Comment"}
@@ -208,4 +209,19 @@ func otherActions() []route {
 		rows = append(rows, r)
 	}
 	return rows
+}
+
+// downloadRoutes are the calls for what such actions leave to be downloaded:
+// there never is anything.
+func downloadRoutes() []route {
+	app := perms{auth.MachineReadAll, auth.MachineReadWriteAll}
+	return []route{{
+		method: "GET", path: "/api/machineactions/{id}/getPackageUri", access: holding(app, perms{auth.MachineCollectForensics}).by(auth.AlertsInvestigation),
+		handle: (*Handler).download, summary: "Where an investigation package lies: 404, for no agent collects any", client: "PackageURI",
+		status: 200, answers: api.Link{}, most: Limit{PerMinute: 2, PerHour: 120},
+	}, {
+		method: "GET", path: "/api/machineactions/{id}/GetLiveResponseResultDownloadLink({args})",
+		access: holding(app, perms{auth.MachineLiveResponse}).by(auth.LiveResponseBasic), handle: (*Handler).download,
+		summary: "Where a live response's result lies: 404, for no agent gives any", client: "LiveResponseResult", status: 200, answers: api.Link{},
+	}}
 }

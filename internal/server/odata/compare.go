@@ -176,7 +176,7 @@ func (p *parser) compare(left operand, op comparison, right operand) (string, er
 	}
 	f := left.field
 	if f.Type == Strings {
-		return "", p.fail(left.pos, "Property '%s' is a collection: use %s/any(t: t eq 'x')", f.Name, f.Name)
+		return p.member(left, op, right)
 	}
 	if op.orders() && (right.kind == null || f.Type == Bool) {
 		return "", p.fail(right.pos, "This can be compared by eq and ne only")
@@ -217,6 +217,20 @@ func (f Field) when(value string, has bool) string {
 		return "(FALSE)"
 	}
 	return "(" + f.Column + " IS NULL)"
+}
+
+// member compiles a collection that is compared with a string as if it were one
+// itself, which clients do: it has that member, or has it not.
+func (p *parser) member(left operand, op comparison, right operand) (string, error) {
+	f := left.field
+	if op.orders() || right.kind != textLiteral {
+		return "", p.fail(left.pos, "Property '%s' is a collection: use %s/any(t: t eq 'x')", f.Name, f.Name)
+	}
+	in := " IN "
+	if op.word == "ne" {
+		in = " NOT IN "
+	}
+	return f.with(in, "item.value = "+p.arg(right.text)), nil
 }
 
 func (p *parser) compareFields(left operand, op comparison, right operand) (string, error) {

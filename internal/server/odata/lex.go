@@ -55,8 +55,11 @@ func (p *parser) start() error {
 
 var guid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}`)
 
+var offset = regexp.MustCompile(`^ \d\d:\d\d`)
+
 func (p *parser) advance() error {
-	for p.next < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.next]) >= 0 {
+	// A plus is a blank that a client encoded twice.
+	for p.next < len(p.text) && strings.IndexByte(" +\t\r\n", p.text[p.next]) >= 0 {
 		p.next++
 	}
 	pos := p.next
@@ -79,9 +82,16 @@ func (p *parser) advance() error {
 	case isLetter(c):
 		return take(word, prefix(rest, func(c byte) bool { return isLetter(c) || isDigit(c) }))
 	case isDigit(c) || c == '-' && len(rest) > 1 && isDigit(rest[1]):
-		return take(bare, prefix(rest, func(c byte) bool {
+		n := prefix(rest, func(c byte) bool {
 			return isLetter(c) || isDigit(c) || strings.IndexByte("+-.:", c) >= 0
-		}))
+		})
+		if m := offset.FindStringIndex(rest[n:]); m != nil && strings.Contains(rest[:n], ":") {
+			// The plus of 2026-02-10T00:00:00+01:00 came unencoded, and so as a blank.
+			p.tok = token{kind: bare, text: rest[:n] + "+" + rest[n+1:n+m[1]], pos: pos}
+			p.next = pos + n + m[1]
+			return nil
+		}
+		return take(bare, n)
 	case strings.IndexByte("(),/:", c) >= 0:
 		return take(punct, 1)
 	}

@@ -184,6 +184,14 @@ func TestFilter(t *testing.T) {
 		{"startswith(tolower(computerDnsName),'db')", "c"},
 		// Collections.
 		{"machineTags/any(t: t eq 'finance')", "a"},
+		// As clients write it who take the collection for a string.
+		{"machineTags eq 'finance'", "a"},
+		{"'finance' eq machineTags", "a"},
+		{"not (machineTags eq 'finance') and status ne null", "bc"},
+		{"machineTags ne 'finance' and status ne null", "bc"},
+		// Encoded twice, or not at all.
+		{"status+eq+'Pending'+and+rbacGroupId+eq+12", "a"},
+		{"lastSeen gt 2026-02-10T00:00:00 00:00 and lastSeen lt 2026-02-10T02:00:00 01:00", "a"},
 		{"machineTags/any(tag:tag eq 'db' or startswith(tag,'lap'))", "ab"},
 		{"MachineTags/ANY(t:t in ('db','x'))", "b"},
 		{"machineTags/any()", "ab"},
@@ -304,7 +312,7 @@ func TestRefusals(t *testing.T) {
 		{filter("lastSeen gt rbacGroupId"), "Properties 'lastSeen' and 'rbacGroupId' are of different types"},
 		{filter("1 eq 1"), "A comparison needs a property"},
 		{filter("id eq 'a' eq 'b'"), "Expected 'and', 'or' or the end but found 'eq'"},
-		{filter("machineTags eq 'x'"), "Property 'machineTags' is a collection: use machineTags/any(t: t eq 'x')"},
+		{filter("machineTags gt 'x'"), "Property 'machineTags' is a collection: use machineTags/any(t: t eq 'x')"},
 		{filter("id/any(t: t eq 'x')"), "'id' is not a collection"},
 		{filter("machineTags/some(t: t eq 'x')"), "Expected 'any' or 'all' but found 'some'"},
 		{filter("machineTags/all()"), "Expected a name for each member"},

@@ -18,7 +18,8 @@ import (
 var _ alert.Store = (*Store)(nil)
 
 const alertRow = `seq, id, title, description, severity, status, category, classification, determination, assigned_to, created, first_event,
-	last_event, updated, resolved, machine_id, machine_name, indicator, sha1, sha256, path, events, comments`
+	last_event, updated, resolved, machine_id, machine_name, indicator, sha1, sha256, path, events, comments,
+	coalesce((SELECT devices.group_name FROM devices WHERE devices.id = alerts.machine_id), '')`
 
 const selectAlert = "SELECT " + alertRow + " FROM alerts "
 
@@ -57,7 +58,7 @@ func AlertFields() []odata.Field {
 func scanAlert(scan func(...any) error) (a alert.Alert, err error) {
 	return a, scan(&a.Seq, &a.ID, &a.Title, &a.Description, &a.Severity, &a.Status, &a.Category, &a.Classification, &a.Determination, &a.AssignedTo,
 		scanMicros{&a.Created}, scanMicros{&a.FirstEvent}, scanMicros{&a.LastEvent}, scanMicros{&a.Updated}, scanMicros{&a.Resolved},
-		&a.MachineID, &a.MachineName, &a.Indicator, &a.SHA1, &a.SHA256, &a.Path, &a.Events, scanJSON{&a.Comments})
+		&a.MachineID, &a.MachineName, &a.Indicator, &a.SHA1, &a.SHA256, &a.Path, &a.Events, scanJSON{&a.Comments}, &a.MachineGroup)
 }
 
 // RaiseAlert is alert.Store's.

@@ -15,7 +15,7 @@ import (
 	"staunch/internal/server/odata"
 )
 
-const deviceRow = "seq, id, name, device_key, first_seen, last_seen, last_ip, value, group_id, group_name, revoked, tags, facts"
+const deviceRow = "seq, id, name, device_key, first_seen, last_seen, last_ip, value, group_id, group_name, revoked, tags, facts, entra_id"
 
 const selectDevice = "SELECT " + deviceRow + " FROM devices "
 
@@ -27,7 +27,7 @@ var deviceList = list{
 func scanDevice(scan func(...any) error) (d device.Device, err error) {
 	var key []byte
 	err = scan(&d.Seq, &d.ID, &d.Name, &key, scanMicros{&d.FirstSeen}, scanMicros{&d.LastSeen}, &d.LastIP, &d.Value, &d.GroupID, &d.GroupName,
-		scanMicros{&d.Revoked}, scanJSON{&d.Tags}, scanJSON{&d.Facts})
+		scanMicros{&d.Revoked}, scanJSON{&d.Tags}, scanJSON{&d.Facts}, &d.EntraID)
 	d.Key = key
 	return d, err
 }
@@ -50,7 +50,7 @@ func deviceArgs(d *device.Device) ([]any, error) {
 	}
 	instants(&d.FirstSeen, &d.LastSeen, &d.Revoked)
 	return []any{d.Name, label, []byte(d.Key), micros(d.LastSeen), d.LastIP, d.Value, d.GroupID, d.GroupName, micros(d.Revoked),
-			shown.OSPlatform, shown.Version, shown.OSArchitecture, shown.AgentVersion, ip, tags, facts},
+			shown.OSPlatform, shown.Version, shown.OSArchitecture, shown.AgentVersion, ip, tags, facts, d.EntraID},
 		checkTexts(text{"device id", d.ID, maxName}, text{"device name", d.Name, maxName}, text{"last address", d.LastIP, maxName},
 			text{"device value", d.Value, maxName}, text{"group name", d.GroupName, maxName},
 			text{"platform", shown.OSPlatform, maxName}, text{"OS version", shown.Version, maxName},
@@ -70,8 +70,8 @@ func tagsJSON(tags []string) (string, error) {
 }
 
 const insertDevice = `INSERT INTO devices (id, first_seen, name, label, device_key, last_seen, last_ip, value, group_id, group_name, revoked,
-	os_platform, os_version, architecture, agent_version, internal_ip, tags, facts)
-	VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18) ON CONFLICT DO NOTHING RETURNING seq`
+	os_platform, os_version, architecture, agent_version, internal_ip, tags, facts, entra_id)
+	VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19) ON CONFLICT DO NOTHING RETURNING seq`
 
 // Enroll is device.Store's. It sets d's Seq and Tags.
 func (s *Store) Enroll(ctx context.Context, secret [32]byte, d *device.Device, e audit.Entry) error {
@@ -153,6 +153,22 @@ func readDevice(q querier, id string) (device.Device, error) {
 // maxNamesakes bounds the answer of DevicesNamed: a caller wants the one device of that name.
 const maxNamesakes = 100
 
+// DeviceOfEntra is device.Store's.
+func (s *Store) DeviceOfEntra(ctx context.Context, id string) (device.Device, error) {
+	err := error(sql.ErrNoRows)
+	var d device.Device
+	if id != "" && storable(id) {
+		d, err = scanDevice(s.reader(ctx).row(selectDevice+"WHERE lower(nullif(entra_id, '')) = $1 AND revoked IS NULL", odata.Fold(id)).Scan)
+	}
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return device.Device{}, api.Errorf(api.ResourceNotFound, "Machine %.128q was not found", id)
+	case err != nil:
+		return device.Device{}, fmt.Errorf("cannot read the device with Entra id %s: %w", id, err)
+	}
+	return d, nil
+}
+
 // DevicesNamed is device.Store's: without regard to case, the newest first, at most 100.
 func (s *Store) DevicesNamed(ctx context.Context, name string) ([]device.Device, error) {
 	if name == "" || !storable(name) {
@@ -168,7 +184,7 @@ func (s *Store) Devices(ctx context.Context, q odata.Query) ([]device.Device, in
 }
 
 const updateDevice = `UPDATE devices SET name = $2, label = $3, device_key = $4, last_seen = $5, last_ip = $6, value = $7, group_id = $8, group_name = $9,
-	revoked = $10, os_platform = $11, os_version = $12, architecture = $13, agent_version = $14, internal_ip = $15, tags = $16, facts = $17 WHERE seq = $1`
+	revoked = $10, os_platform = $11, os_version = $12, architecture = $13, agent_version = $14, internal_ip = $15, tags = $16, facts = $17, entra_id = $18 WHERE seq = $1`
 
 // ChangeDevice is device.Store's. A device's id and when it was first seen never
 // change; its group is what its name, tags and system make it.
@@ -205,6 +221,15 @@ func keepDevice(t *tx, was device.Device, d *device.Device) error {
 	if regroups(was, *d) {
 		if err := assign(t, d); err != nil {
 			return err
+		}
+	}
+	if d.EntraID != "" && d.EntraID != was.EntraID && d.Revoked.IsZero() {
+		var taken bool
+		if err := t.row("SELECT EXISTS (SELECT 1 FROM devices WHERE lower(nullif(entra_id, '')) = $1 AND revoked IS NULL)", odata.Fold(d.EntraID)).Scan(&taken); err != nil {
+			return fmt.Errorf("cannot look for a device with that Entra id: %w", err)
+		}
+		if taken {
+			return api.Errorf(api.InvalidInput, "Another device has the Entra device id %s: take it off that one first", d.EntraID)
 		}
 	}
 	args, err := deviceArgs(d)

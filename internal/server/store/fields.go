@@ -56,7 +56,7 @@ func DeviceFields(now time.Time) []odata.Field {
 		{Name: "rbacGroupId", Column: "devices.group_id", Type: odata.Number},
 		constant("onboardingStatus", "Onboarded"),
 		{Name: "lastIpAddress", Column: "nullif(devices.internal_ip, '')", Type: odata.String},
-		{Name: "aadDeviceId", Column: "(CAST(NULL AS TEXT))", Type: odata.String, Cases: map[string]string{}},
+		{Name: "aadDeviceId", Column: "nullif(devices.entra_id, '')", Type: odata.Folded},
 		constant("riskScore", "None"),
 		constant("exposureLevel", "None"),
 		{Name: "agentVersion", Column: "devices.agent_version", Type: odata.Folded},

@@ -118,6 +118,37 @@ func testDeviceChange(t *testing.T, _ *Harness, s Store) {
 	}
 }
 
+func testDeviceOfEntra(t *testing.T, _ *Harness, s Store) {
+	const id = "1c3b7a52-9d7e-4a6b-8c11-2e5f60a4d913"
+	a, b := enroll(t, s, NewDevice("a")), enroll(t, s, NewDevice("b"))
+	set := func(d *device.Device, change func(*device.Device)) error {
+		_, err := s.ChangeDevice(t.Context(), d.ID, func(d *device.Device) (*audit.Entry, error) { change(d); return nil, nil })
+		return err
+	}
+	_, err := s.DeviceOfEntra(t.Context(), id)
+	wantCode(t, err, api.ResourceNotFound, "was not found")
+	must(t, set(a, func(d *device.Device) { d.EntraID = id }))
+	wantCode(t, set(b, func(d *device.Device) { d.EntraID = id }), api.InvalidInput, "take it off that one first")
+	must(t, set(a, func(d *device.Device) { d.Value = "High" })) // its own is not another's
+	for _, name := range []string{id, "1C3B7A52-9d7e-4a6b-8c11-2e5f60a4d913"} {
+		if got, err := s.DeviceOfEntra(t.Context(), name); err != nil || got.ID != a.ID || got.EntraID != id || got.Value != "High" {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	// Who is revoked has it no more, and does not keep it from another.
+	must(t, set(a, func(d *device.Device) { d.Revoked = start }))
+	_, err = s.DeviceOfEntra(t.Context(), id)
+	wantCode(t, err, api.ResourceNotFound, "was not found")
+	must(t, set(b, func(d *device.Device) { d.EntraID = id }))
+	if got, err := s.DeviceOfEntra(t.Context(), id); err != nil || got.ID != b.ID {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, none := range []string{"", "\x00", "\xff"} {
+		_, err = s.DeviceOfEntra(t.Context(), none)
+		wantCode(t, err, api.ResourceNotFound, "was not found")
+	}
+}
+
 func testDevicesNamed(t *testing.T, _ *Harness, s Store) {
 	e := enroll(t, s, NewDevice("Über.Example"))
 	a, b, c := enroll(t, s, NewDevice("web.corp.example")), enroll(t, s, NewDevice("web.lab.example")), enroll(t, s, NewDevice("db"))

@@ -98,6 +98,7 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"token is used as often as it says", testEnrollRace},
 		{"device changes", testDeviceChange},
 		{"devices by name", testDevicesNamed},
+		{"device by Entra id", testDeviceOfEntra},
 		{"lists of devices", testDeviceLists},
 		{"filters of devices agree with what is shown", testFieldsAgree},
 		{"apps", testApps},
