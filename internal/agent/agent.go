@@ -73,8 +73,8 @@ type Agent struct {
 	held    *standing // the holds that outlast their containments
 	kept    *gates    // the standing refusals, also where there is no gate; the same as gates where there is
 
-	policy    *policy    // the server's standing rules
-	sightings *sightings // what waits to be told of files
+	policy    *policy // the server's standing rules
+	sightings *spool  // what the server has to be told of files
 
 	uplink  uplink // nil: not connected to a server
 	cleanup []func() error
@@ -160,7 +160,9 @@ func New(cfg Config) (_ *Agent, err error) {
 		a.gates = a.kept
 		a.cleanup = append(a.cleanup, cfg.Gate.Close)
 	}
-	a.sightings = &sightings{log: a.log}
+	if a.sightings, err = openSpool(a.spoolPath(), a.now, a.log); err != nil {
+		return nil, err
+	}
 	if a.policy, err = openPolicy(a); err != nil {
 		return nil, err
 	}
@@ -237,15 +239,14 @@ func (a *Agent) Start() error {
 			a.held.keep(k.File, k.Size)
 		}
 	}
-	if a.index != nil {
-		if err := a.index.Start(a.ctx); err != nil {
-			return err
-		}
-	}
+	// Before anything that takes time: until then what is ruled out may start.
 	if err := a.policy.restore(); err != nil {
 		return err
 	}
 	if a.index != nil {
+		if err := a.index.Start(a.ctx); err != nil {
+			return err
+		}
 		a.work.Go(a.policy.patrol)
 		a.work.Go(func() { a.rules.Warm(a.ctx) })
 	}
@@ -312,7 +313,7 @@ func (a *Agent) openHolder(cfg Config) (err error) {
 
 func (a *Agent) openIndex() (err error) {
 	a.index, err = index.Open(index.Config{
-		Path: a.state.path("index.db"), Roots: a.roots, Skip: []string{filepath.Clean(a.state.Dir)}, Log: a.log,
+		Path: a.state.path("index.db"), Roots: a.roots, Skip: []string{filepath.Clean(a.state.Dir)}, Log: a.log, Read: a.policy.read,
 	})
 	if err != nil {
 		return err

@@ -173,14 +173,46 @@ func (g *gates) write(all []Gated) error {
 // had to let pass, because its content was known too late, is handed to stop;
 // met is told of all.
 func (g *gates) watch(stop, met func(gate.Refusal)) {
+	said := map[string]*repeated{}
 	for r := range g.client.Refusals() {
 		met(r)
 		if r.Audit {
 			continue
 		}
-		g.log.Warn("refused", "path", r.Path, "pid", r.PID, "sha1", r.File.SHA1, "exec", r.Exec, "late", r.Late, "rule", r.ID)
+		if before, say := again(said, r.ID+" "+r.File.String(), r.When); say {
+			g.log.Warn("refused", "path", r.Path, "pid", r.PID, "sha1", r.File.SHA1, "exec", r.Exec, "late", r.Late, "rule", r.ID, "times_before", before)
+		}
 		if r.Late {
 			stop(r)
 		}
 	}
+}
+
+// repeated is how often something was not said since it was last said.
+type repeated struct {
+	at    time.Time
+	times int
+}
+
+const (
+	sayEvery = 10 * time.Second // of one content and rule: who tries on and on does not fill the log
+	maxSaid  = 1000
+)
+
+// again tells whether what has the key is to be said now, and how often it was
+// passed over before.
+func again(said map[string]*repeated, key string, now time.Time) (before int, say bool) {
+	r := said[key]
+	if r != nil && now.Sub(r.at) < sayEvery {
+		r.times++
+		return 0, false
+	}
+	if r != nil {
+		before = r.times
+	}
+	if len(said) >= maxSaid {
+		clear(said)
+	}
+	said[key] = &repeated{at: now}
+	return before, true
 }

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"staunch/internal/agent/gate"
-	"staunch/internal/agent/index"
 	"staunch/internal/durable"
 	"staunch/internal/filehash"
 	"staunch/internal/order"
@@ -41,13 +40,12 @@ type policy struct {
 	applying sync.Mutex // and put in force
 
 	mu       sync.Mutex
-	set      order.RuleSet   // in force; guarded by mu
-	sha1s    []rule1         // of it, sorted; guarded by mu
-	sha256s  []rule256       // likewise
-	newest   order.RuleSet   // that was taken, or is about to be; guarded by mu
-	coming   *incoming       // a list whose parts are on their way; guarded by mu
-	busy     map[string]bool // contents being contained; guarded by mu
-	failed   map[string]time.Time
+	set      order.RuleSet // in force; guarded by mu
+	sha1s    []rule1       // of it, sorted; guarded by mu
+	sha256s  []rule256     // likewise
+	newest   order.RuleSet // that was taken, or is about to be; guarded by mu
+	coming   *incoming     // a list whose parts are on their way; guarded by mu
+	remedies remedies
 	expiring *time.Timer // until the first rule's date; guarded by mu
 }
 
@@ -83,7 +81,7 @@ const (
 )
 
 func openPolicy(a *Agent) (*policy, error) {
-	p := &policy{Agent: a, dir: a.state.path("rules"), busy: map[string]bool{}, failed: map[string]time.Time{}}
+	p := &policy{Agent: a, dir: a.state.path("rules"), remedies: newRemedies()}
 	a.cleanup = append(a.cleanup, func() error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -119,136 +117,6 @@ func (p *policy) restore() error {
 		p.log.Error("the standing rules that were kept are of no use; the server will send them again", "error", err)
 	}
 	return p.enforce(nil) // a gate that outlived an agent may have some
-}
-
-// Rules takes a signed list in. It returns what to answer at once, if anything.
-func (p *policy) Rules(in order.Indicators) *order.RulesWanted {
-	set, err := order.VerifyRules(in.Envelope, p.deviceID(), p.orderKeys...)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case err != nil:
-	case set.Version < p.set.Version || set.Version == p.set.Version && set.Issued.Before(p.set.Issued):
-		err = fmt.Errorf("version %d is older than the %d in force", set.Version, p.set.Version)
-	case set.Version == p.set.Version && slices.Equal(set.Parts, p.set.Parts):
-		return &order.RulesWanted{Version: set.Version}
-	}
-	if err != nil {
-		p.log.Warn("standing rules refused", "error", err)
-		return &order.RulesWanted{Version: in.Version, Refused: err.Error()}
-	}
-	c := &incoming{set: set, envelope: in.Envelope, asked: map[string]bool{}}
-	for _, digest := range set.Parts {
-		if _, err := p.part(digest); err != nil {
-			c.missing = append(c.missing, digest)
-		}
-	}
-	p.coming = c
-	return p.next()
-}
-
-// Part takes a part in.
-func (p *policy) Part(part order.RulesPart) *order.RulesWanted {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c := p.coming
-	if c == nil || !c.asked[part.Digest] {
-		return nil
-	}
-	_, err := order.DecodePart(part.Digest, part.Data)
-	if err == nil {
-		err = durable.WriteFile(p.path(part.Digest), part.Data, 0o600)
-	}
-	if err != nil {
-		p.log.Error("cannot keep standing rules", "error", err)
-		p.coming = nil
-		return &order.RulesWanted{Version: c.set.Version, Refused: err.Error()}
-	}
-	delete(c.asked, part.Digest)
-	c.missing = slices.DeleteFunc(c.missing, func(d string) bool { return d == part.Digest })
-	if len(c.asked) > 0 {
-		return nil
-	}
-	return p.next()
-}
-
-// next asks for further parts, or has a whole list put in force. p.mu is held.
-func (p *policy) next() *order.RulesWanted {
-	c := p.coming
-	if len(c.missing) > 0 {
-		want := &order.RulesWanted{Version: c.set.Version, Parts: slices.Clone(c.missing[:min(len(c.missing), order.MaxWant)])}
-		for _, d := range want.Parts {
-			c.asked[d] = true
-		}
-		return want
-	}
-	p.coming, p.newest = nil, c.set
-	p.work.Go(func() { p.take(c) })
-	return nil
-}
-
-// take keeps a list, puts it in force and tells the server. When another has
-// come meanwhile, that one will do: its parts are here too.
-func (p *policy) take(c *incoming) {
-	p.taking.Lock()
-	defer p.taking.Unlock()
-	p.mu.Lock()
-	stale := p.newest.Version > c.set.Version || p.newest.Version == c.set.Version && p.newest.Issued.After(c.set.Issued)
-	p.mu.Unlock()
-	if stale {
-		return
-	}
-	answer := order.RulesWanted{Version: c.set.Version}
-	b, err := json.Marshal(c.envelope)
-	if err == nil {
-		err = durable.WriteFile(p.path("set"), b, 0o600)
-	}
-	if err == nil {
-		err = p.apply(c.set)
-	}
-	if err != nil {
-		p.log.Error("cannot put standing rules in force", "version", c.set.Version, "error", err)
-		answer.Refused = err.Error()
-	} else {
-		p.log.Info("standing rules in force", "version", c.set.Version, "rules", c.set.Rules)
-		p.tidy(c.set)
-	}
-	p.Agent.mu.Lock()
-	up := p.uplink
-	p.Agent.mu.Unlock()
-	if up != nil {
-		_ = up.Send(order.Message{BlockWant: &answer}) // else the server offers them again
-	}
-}
-
-// tidy removes parts that no list names any more, neither this one nor one on its way.
-func (p *policy) tidy(set order.RuleSet) {
-	keep := map[string]bool{}
-	for _, d := range set.Parts {
-		keep[d] = true
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock() // nothing comes meanwhile
-	for _, d := range p.newest.Parts {
-		keep[d] = true
-	}
-	if p.coming != nil {
-		for _, d := range p.coming.set.Parts {
-			keep[d] = true
-		}
-	}
-	entries, err := os.ReadDir(p.dir)
-	if err != nil {
-		return // the next list tries again
-	}
-	for _, e := range entries {
-		digest, ok := strings.CutSuffix(e.Name(), ".json")
-		if ok && order.ValidDigest(digest) && !keep[digest] {
-			if err := durable.Remove(filepath.Join(p.dir, e.Name())); err != nil {
-				p.log.Warn("an old part of the standing rules stays", "error", err)
-			}
-		}
-	}
 }
 
 func (p *policy) part(digest string) ([]order.Rule, error) {
@@ -299,8 +167,7 @@ func (p *policy) apply(set order.RuleSet) error {
 		return err
 	}
 	p.mu.Lock()
-	was := p.sha1s
-	was256 := p.sha256s
+	was, was256 := p.sha1s, p.sha256s
 	p.set, p.sha1s, p.sha256s = set, one, two
 	if p.expiring != nil {
 		p.expiring.Stop()
@@ -314,7 +181,7 @@ func (p *policy) apply(set order.RuleSet) error {
 	}
 	p.mu.Unlock()
 	p.lift()
-	p.startRemedy(was, was256)
+	p.sweep(was, was256)
 	return nil
 }
 
@@ -422,130 +289,3 @@ func (p *policy) met(r gate.Refusal) {
 		p.remedy(r.File, id)
 	}
 }
-
-const (
-	remedies    = 4         // contained at once
-	remedyAgain = time.Hour // after one failed
-	patrolRate  = 100       // contents looked up a second, in turn
-)
-
-// startRemedy looks at once for what lies here already of contents that were
-// not to be contained before.
-func (p *policy) startRemedy(was []rule1, was256 []rule256) {
-	if p.index == nil {
-		return
-	}
-	before := make(map[string]bool)
-	for _, r := range was {
-		if r.do == doRemediate {
-			before[r.hash.String()] = true
-		}
-	}
-	for _, r := range was256 {
-		if r.do == doRemediate {
-			before[r.hash.String()] = true
-		}
-	}
-	p.work.Go(func() {
-		for h, id := range p.remediable() {
-			if p.ctx.Err() != nil {
-				return
-			}
-			if !before[h.String()] {
-				p.look(h, id)
-			}
-		}
-	})
-}
-
-// remediable yields the contents that are to be contained wherever they are.
-func (p *policy) remediable() iter.Seq2[filehash.Hash, string] {
-	p.mu.Lock()
-	one, two := p.sha1s, p.sha256s // never changed, only replaced
-	p.mu.Unlock()
-	return func(yield func(filehash.Hash, string) bool) {
-		for _, r := range two {
-			if r.do == doRemediate && !yield(filehash.Hash{SHA256: r.hash}, strconv.FormatInt(r.id, 10)) {
-				return
-			}
-		}
-		for _, r := range one {
-			if r.do == doRemediate && !yield(filehash.Hash{SHA1: r.hash}, strconv.FormatInt(r.id, 10)) {
-				return
-			}
-		}
-	}
-}
-
-// patrol looks in turn, without end, for what has appeared of the contents that
-// are to be contained: it costs next to nothing, and what runs is met anyway.
-func (p *policy) patrol() {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		n := 0
-		for h, id := range p.remediable() {
-			if n++; n%patrolRate == 0 {
-				select {
-				case <-p.ctx.Done():
-					return
-				case <-tick.C:
-				}
-			}
-			p.look(h, id)
-		}
-		select {
-		case <-p.ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-func (p *policy) look(h filehash.Hash, id string) {
-	found, err := p.index.Lookup(p.ctx, h)
-	if err == nil && slices.ContainsFunc(found.Copies, func(c index.Candidate) bool { return !c.Stale }) {
-		p.remedy(h, id)
-	}
-}
-
-// remedy contains a content on behalf of a standing rule: a containment of its
-// own, journalled like one by hand. Several rules and refusals make one.
-func (p *policy) remedy(h filehash.Hash, id string) {
-	key := h.String()
-	if !h.SHA256.IsZero() {
-		key = h.SHA256.String()
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ctx.Err() != nil || p.busy[key] || len(p.busy) >= remedies || p.now().Sub(p.failed[key]) < remedyAgain {
-		return // the patrol comes again
-	}
-	p.busy[key] = true
-	p.work.Go(func() {
-		receipt, err := p.Contain(p.ctx, Request{File: h, Comment: "indicator " + id + ": block and remediate", Requestor: "indicator " + id})
-		p.mu.Lock()
-		delete(p.busy, key)
-		if err != nil || receipt.Outcome != order.Proven && receipt.Code != order.FileNotFound {
-			if len(p.failed) > 10_000 {
-				clear(p.failed)
-			}
-			p.failed[key] = p.now()
-		}
-		p.mu.Unlock()
-		p.log.Info("contained for a standing rule", "indicator", id, "hash", key, "outcome", receipt.Outcome, "code", receipt.Code, "error", err)
-		for _, c := range receipt.Copies {
-			s := order.Sighting{SHA1: c.SHA1, SHA256: c.SHA256, Size: c.Size, Seen: p.now().UTC(), What: "found", Blocked: id}
-			if len(c.Paths) > 0 {
-				s.Path = c.Paths[0]
-			}
-			p.sightings.add(s)
-		}
-	})
-}
-
-// Rules implements link.RuleHandler.
-func (a *Agent) Rules(in order.Indicators) *order.RulesWanted { return a.policy.Rules(in) }
-
-// Part implements link.RuleHandler.
-func (a *Agent) Part(p order.RulesPart) *order.RulesWanted { return a.policy.Part(p) }

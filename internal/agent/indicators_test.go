@@ -272,8 +272,8 @@ func TestRulesExpire(t *testing.T) {
 	}
 }
 
-// What the gate tells becomes sightings with the rule's id, bounded and each once.
-func TestSightingsWait(t *testing.T) {
+// What the gate tells becomes sightings with the rule's id, each once.
+func TestSightingsTold(t *testing.T) {
 	r := newRuled(t)
 	in, parts := r.list(5, 10, rule("31", by256(1), order.RuleBlock))
 	r.offer(in, parts)
@@ -285,26 +285,18 @@ func TestSightingsWait(t *testing.T) {
 	r.policy.met(gate.Refusal{ID: "0a1b-order", When: r.now}) // an open
 	r.flushSightings()
 	r.mu.Lock()
-	got := r.sent[len(r.sent)-1].Sightings.Files
+	got := r.sent[len(r.sent)-1].Sightings
 	r.mu.Unlock()
 	var told []string
-	for _, f := range got {
-		told = append(told, fmt.Sprint(f.SHA256[0], f.What, f.Blocked))
+	for _, f := range got.Files {
+		told = append(told, fmt.Sprint(f.SHA256[0], f.What, f.Blocked, " ", f.Times))
 	}
-	if strings.Join(told, " ") != "1blocked31 2executed32 3blocked" {
+	if strings.Join(told, ", ") != "1blocked31 3, 2executed32 1, 3blocked 1" {
 		t.Errorf("%q", told)
 	}
-	for i := range maxWaiting + 10 {
-		r.sightings.add(order.Sighting{SHA1: filehash.SHA1{1}, SHA256: filehash.SHA256{byte(i), byte(i >> 8)}, What: "found"})
-	}
-	n := 0
-	for batch := r.sightings.take(); len(batch) > 0; batch = r.sightings.take() {
-		if n += len(batch); len(batch) > order.MaxSightings {
-			t.Errorf("%d in one message", len(batch))
-		}
-	}
-	if n != maxWaiting {
-		t.Errorf("%d waited, want %d", n, maxWaiting)
+	r.SightingsKept(order.SightingsKept{Seq: got.Seq})
+	if left := len(r.sightings.queue); left != 0 {
+		t.Errorf("%d wait though they were kept", left)
 	}
 }
 

@@ -211,6 +211,8 @@ func (a *Agent) Connected() {
 	for _, l := range unkept {
 		a.sendReceipt(l)
 	}
+	a.sightings.again()
+	a.flushSightings()
 }
 
 // sendReceipt hands the receipt to the link; if that is down, Connected sends it.

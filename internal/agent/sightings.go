@@ -4,10 +4,8 @@ package agent
 
 import (
 	"io"
-	"log/slog"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"staunch/internal/filehash"
@@ -15,7 +13,6 @@ import (
 )
 
 const (
-	maxWaiting  = 5000             // sightings that wait for the link; of more the newest are dropped, and counted
 	flushEvery  = 2 * time.Second  //
 	lookEvery   = 30 * time.Second // at what runs
 	maxKnown    = 16_384           // programs remembered
@@ -23,83 +20,26 @@ const (
 	maxExecuted = 256 << 20 // bytes; larger programs are not reported
 )
 
-// sightings are what the device has to tell the server of files it met. They
-// wait in memory for the link: what waits when the agent ends is lost, and the
-// files are met again.
-type sightings struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	order   []met                  // guarded by mu
-	waiting map[met]order.Sighting // guarded by mu
-	dropped int                    // guarded by mu
-}
-
-// met is what makes two sightings one: the later is kept.
-type met struct {
-	file filehash.SHA256
-	what string
-	rule string
-}
-
-func (s *sightings) add(f order.Sighting) {
-	if f.SHA1.IsZero() || f.SHA256.IsZero() {
-		return // an open of a gated file, whose order's receipt names it
-	}
-	k := met{f.SHA256, f.What, f.Blocked}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.waiting == nil {
-		s.waiting = map[met]order.Sighting{}
-	}
-	if _, ok := s.waiting[k]; !ok {
-		if len(s.order) >= maxWaiting {
-			s.dropped++
-			return
-		}
-		s.order = append(s.order, k)
-	}
-	s.waiting[k] = f
-}
-
-// take returns up to one message's worth, the oldest first.
-func (s *sightings) take() []order.Sighting {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := min(len(s.order), order.MaxSightings)
-	batch := make([]order.Sighting, 0, n)
-	for _, k := range s.order[:n] {
-		batch = append(batch, s.waiting[k])
-		delete(s.waiting, k)
-	}
-	s.order = append([]met(nil), s.order[n:]...)
-	if s.dropped > 0 {
-		s.log.Warn("sightings were dropped", "count", s.dropped)
-		s.dropped = 0
-	}
-	return batch
-}
-
-// flush sends what waits, as far as there is a link.
+// flushSightings sends what waits, as far as there is a link; SightingsKept goes on.
 func (a *Agent) flushSightings() {
-	for {
-		a.mu.Lock()
-		up := a.uplink
-		a.mu.Unlock()
-		if up == nil {
-			return
-		}
-		batch := a.sightings.take()
-		if len(batch) == 0 {
-			return
-		}
-		if err := up.Send(order.Message{Sightings: &order.SightingsOf{Files: batch}}); err != nil {
-			for _, f := range batch {
-				a.sightings.add(f)
-			}
-			return
-		}
+	a.mu.Lock()
+	up := a.uplink
+	a.mu.Unlock()
+	if up == nil {
+		return
 	}
+	if of := a.sightings.take(); of != nil && up.Send(order.Message{Sightings: of}) != nil {
+		a.sightings.again()
+	}
+}
+
+// SightingsKept implements link.SightingsHandler.
+func (a *Agent) SightingsKept(k order.SightingsKept) {
+	if k.Refused != "" {
+		a.log.Warn("the server refuses sightings", "error", k.Refused)
+	}
+	a.sightings.kept(k.Seq)
+	a.flushSightings()
 }
 
 // reportSightings tells the server of what was met, until the agent stops.
@@ -111,6 +51,7 @@ func (a *Agent) reportSightings() {
 	for {
 		select {
 		case <-a.ctx.Done():
+			a.sightings.sync()
 			return
 		case <-tick.C:
 		}
@@ -118,6 +59,7 @@ func (a *Agent) reportSightings() {
 			looked = now
 			a.seeRunning(known)
 		}
+		a.sightings.sync()
 		a.flushSightings()
 	}
 }

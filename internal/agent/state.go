@@ -30,6 +30,8 @@ import (
 //	journal/         what was ordered, done and said: see docs/journal-format.md
 //	vault/           sealed files and the key that opens them: see docs/vault-format.md
 //	index.db         hash → paths; can be rebuilt
+//	rules/           the standing rules of the organisation: see policy
+//	sightings-….jsonl  what the server has to be told of files: see spool
 //	gates.json       the contents whose start is refused until restored or allowed
 //	agent.sock       where the agent that runs answers this command line
 //	lock             held by the one process that may change the folder

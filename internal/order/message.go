@@ -32,6 +32,7 @@ import (
 //	  │── blockWant ────────────────► │  the parts of it that are missing; none: it is in force
 //	  │ ◄───────────────── blockPart──│
 //	  │── sightings ────────────────► │  files first seen, executed or refused
+//	  │ ◄────────────── sightingsKept─│  now the device may forget them
 type Message struct {
 	Challenge   *Challenge   `json:"challenge,omitempty"`
 	Hello       *Hello       `json:"hello,omitempty"`
@@ -49,6 +50,8 @@ type Message struct {
 	BlockPart   *RulesPart   `json:"blockPart,omitempty"`
 	Bye         *Bye         `json:"bye,omitempty"`
 	Sightings   *SightingsOf `json:"sightings,omitempty"`
+
+	SightingsKept *SightingsKept `json:"sightingsKept,omitempty"`
 }
 
 // LinkVersion is the version of the messages, sent in the challenge.
@@ -184,7 +187,15 @@ type Indicators struct {
 
 // SightingsOf reports files first seen, executed or refused on the device.
 type SightingsOf struct {
+	Seq   int64      `json:"seq"` // the device's number of this message, for the answer
 	Files []Sighting `json:"files"`
+}
+
+// SightingsKept says that the sightings of one message are on record, or why
+// they never will be: the device need not send them again.
+type SightingsKept struct {
+	Seq     int64  `json:"seq"`
+	Refused string `json:"refused,omitempty"`
 }
 
 // Sighting is one file met on the device.
@@ -196,6 +207,7 @@ type Sighting struct {
 	Seen    time.Time       `json:"seen"`
 	What    string          `json:"what"`              // executed, blocked, found
 	Blocked string          `json:"blocked,omitempty"` // the rule it met: the indicator's id
+	Times   int64           `json:"times,omitempty"`   // so often since it was last told of; 0: once
 }
 
 // MaxSightings is how many files one SightingsOf holds at most.

@@ -247,8 +247,12 @@ func (h *hasher) store(ctx context.Context, all []*job, barrier int64) {
 		}
 	}
 	for _, j := range all {
-		if j.fd >= 0 {
-			closeFD(j.fd)
+		if j.fd < 0 {
+			continue
+		}
+		closeFD(j.fd)
+		if j.err == nil && h.x.cfg.Read != nil {
+			h.x.cfg.Read(j.sum)
 		}
 	}
 }

@@ -26,16 +26,18 @@ import (
 	"time"
 
 	"staunch/internal/agent/inode"
+	"staunch/internal/filehash"
 )
 
 // Config says what an Index covers and what it may use.
 type Config struct {
-	Path  string           // of the SQLite file; required; made when it is not there, and anew when it is damaged
-	Roots []string         // folders to cover; empty: every local file system
-	Skip  []string         // folders left out, by identity: the agent's own; may not exist yet
-	Log   *slog.Logger     // nil: silent
-	Now   func() time.Time // nil: time.Now; not used to compare with file times
-	First func() []string  // paths to hash before all others: what is being executed; nil: none
+	Path  string             // of the SQLite file; required; made when it is not there, and anew when it is damaged
+	Roots []string           // folders to cover; empty: every local file system
+	Skip  []string           // folders left out, by identity: the agent's own; may not exist yet
+	Log   *slog.Logger       // nil: silent
+	Now   func() time.Time   // nil: time.Now; not used to compare with file times
+	First func() []string    // paths to hash before all others: what is being executed; nil: none
+	Read  func(filehash.Sum) // told of each content that was read whole; must not block; nil: nobody
 
 	Memory   int64         // bytes for the database's cache; 0: 8 MiB
 	Disk     int64         // ceiling of the SQLite file in bytes; 0: 2 GiB, enough for some ten million files

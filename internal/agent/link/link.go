@@ -52,6 +52,11 @@ type RuleHandler interface {
 	Part(p order.RulesPart) *order.RulesWanted
 }
 
+// SightingsHandler is a Handler that hears what became of its sightings.
+type SightingsHandler interface {
+	SightingsKept(k order.SightingsKept)
+}
+
 // Config is what a Link works with.
 type Config struct {
 	URL     string             // of the server, https://…, without a path; required

@@ -167,6 +167,10 @@ func (s *session) take(m order.Message) error {
 		h.Welcome(*m.Welcome)
 	case m.Block != nil || m.BlockPart != nil:
 		return s.rules(m)
+	case m.SightingsKept != nil:
+		if h, ok := h.(SightingsHandler); ok {
+			h.SightingsKept(*m.SightingsKept)
+		}
 	default:
 		return fmt.Errorf("a server does not send such a message")
 	}

@@ -156,7 +156,7 @@ func (s *Service) Met(ctx context.Context, device string, f order.Sighting) erro
 	a := Alert{
 		ID: newID(now), Title: in.Title, Description: in.Description, Severity: in.Severity, Status: StatusNew, Category: "Malware",
 		Created: now, Updated: now, FirstEvent: seen, LastEvent: seen, MachineID: device, MachineName: name,
-		Indicator: f.Blocked, SHA1: f.SHA1.String(), SHA256: f.SHA256.String(), Path: clip(string(f.Path), 4096), Events: 1,
+		Indicator: f.Blocked, SHA1: f.SHA1.String(), SHA256: f.SHA256.String(), Path: clip(string(f.Path), 4096), Events: min(max(f.Times, 1), 1_000_000),
 	}
 	e := audit.By(auth.Caller{Kind: auth.Device, ID: device, Name: name}, audit.RaiseAlert, a.ID, "accepted")
 	e.Detail = mustJSON(map[string]string{"indicator": a.Indicator, "sha256": a.SHA256, "path": clip(a.Path, 512), "what": f.What})

@@ -137,6 +137,8 @@ func check(f order.Sighting, now time.Time) (Sighting, error) {
 		return bad("a digest is missing")
 	case f.Size < 0:
 		return bad("the size is negative")
+	case f.Times < 0:
+		return bad("how often is negative")
 	case f.What != "executed" && f.What != "blocked" && f.What != "found":
 		return bad("what happened is not known")
 	case strings.ContainsRune(string(f.Path), 0):

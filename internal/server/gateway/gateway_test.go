@@ -25,6 +25,35 @@ import (
 	"staunch/internal/server/action"
 )
 
+// A device hears that its sightings are on record, or never will be; of a fault
+// of ours it hears nothing, and sends them again.
+func TestSightingsKept(t *testing.T) {
+	answers := make(chan error, 1)
+	k := newKit(t, func(c *Config) {
+		c.Sightings = func(context.Context, string, []order.Sighting) error { return <-answers }
+	})
+	for _, c := range []struct {
+		err  error
+		want order.SightingsKept
+	}{
+		{nil, order.SightingsKept{Seq: 7}},
+		{api.Errorf(api.InvalidInput, "no such thing"), order.SightingsKept{Seq: 7, Refused: "no such thing"}},
+	} {
+		answers <- c.err
+		d := k.link(dev1)
+		d.send(order.Message{Sightings: &order.SightingsOf{Seq: 7, Files: []order.Sighting{}}})
+		if m := d.next(); m.SightingsKept == nil || *m.SightingsKept != c.want {
+			t.Errorf("%v: got %+v", c.err, m)
+		}
+	}
+	answers <- errors.New("no disk")
+	d := k.link(dev1)
+	d.send(order.Message{Sightings: &order.SightingsOf{Seq: 7, Files: []order.Sighting{}}})
+	if m, err := d.read(); err == nil && m.SightingsKept != nil {
+		t.Errorf("got %+v of a fault", m)
+	}
+}
+
 func TestOneOrder(t *testing.T) {
 	facts := make(chan string, 1)
 	k := newKit(t, func(c *Config) {

@@ -51,7 +51,7 @@ func (c *conn) take(raw []byte) error {
 		if c.g.Sightings == nil {
 			return nil
 		}
-		return c.strike("sightings", c.g.Sightings(ctx, c.device, m.Sightings.Files))
+		return c.sightings(ctx, *m.Sightings)
 	case m.BlockWant != nil:
 		return c.wanted(ctx, *m.BlockWant)
 	case m.Bye != nil:
@@ -79,6 +79,22 @@ func (c *conn) receipt(ctx context.Context, r order.ReceiptOf) error {
 	c.acknowledged(r.Order) // a receipt says more than an acknowledgement
 	c.send(order.Message{ReceiptKept: &order.Ack{Order: r.Order}})
 	return nil
+}
+
+// sightings keeps what the device met, and tells it so: it sends again what it
+// does not hear of. What is refused would be refused again.
+func (c *conn) sightings(ctx context.Context, of order.SightingsOf) error {
+	err := c.g.Sightings(ctx, c.device, of.Files)
+	kept := order.SightingsKept{Seq: of.Seq}
+	var refusal *api.Error
+	switch {
+	case errors.As(err, &refusal):
+		kept.Refused = refusal.Message
+	case err != nil:
+		return err
+	}
+	c.send(order.Message{SightingsKept: &kept})
+	return c.strike("sightings", err)
 }
 
 func (c *conn) answer(a order.Answer) {
