@@ -127,6 +127,7 @@ func (e engine) openReaders() (*sql.DB, error) {
 	}
 	db.SetMaxOpenConns(readers)
 	db.SetMaxIdleConns(readers)
+	db.SetConnMaxLifetime(tuneEvery)
 	return db, nil
 }
 

@@ -65,6 +65,7 @@ type Store struct {
 
 	writer *writer       // nil: read-only
 	signed chan struct{} // closed when signCheckpoints has returned
+	tuned  chan struct{} // likewise of tune
 	stop   context.CancelFunc
 
 	closing sync.Once
@@ -86,7 +87,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open store: %w", err)
 	}
-	s := &Store{log: c.Log, now: c.Now, engine: engine, signer: c.Checkpoint, signed: make(chan struct{})}
+	s := &Store{log: c.Log, now: c.Now, engine: engine, signer: c.Checkpoint, signed: make(chan struct{}), tuned: make(chan struct{})}
 	if err := s.open(ctx, c.ReadOnly); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot open store in %s: %w", engine, err), s.closePools())
 	}
@@ -97,6 +98,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	var life context.Context
 	life, s.stop = context.WithCancel(context.Background())
 	go s.signCheckpoints(life)
+	go s.tune(life)
 	return s, nil
 }
 
@@ -129,6 +131,7 @@ func (s *Store) Close() error {
 		if s.writer != nil {
 			s.stop()
 			<-s.signed
+			<-s.tuned
 			s.writer.close()
 		}
 		s.closed = s.closePools()
