@@ -5,9 +5,11 @@ package issuer
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"math/big"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,7 +25,10 @@ import (
 const (
 	userLetters = "BCDFGHJKLMNPQRSTVWXZ"
 	userLength  = 8
-	pollEvery   = 5 // seconds
+	pollEvery   = 5  // seconds
+	longestPoll = 60 // seconds
+
+	pollSlack = time.Second // that a client's clock may be fast
 )
 
 func newUserCode() string {
@@ -224,24 +229,8 @@ func (s *Service) pollDevice(ctx context.Context, f form, p proven, base string,
 	if code == "" {
 		return nil, missing("device_code")
 	}
-	g, err := s.cfg.Store.Grant(ctx, digestOf(kindDevice, code))
-	if err != nil && api.CodeOf(err) != api.ResourceNotFound {
-		return nil, s.fault("device_code_not_read", p.app, err)
-	}
-	if err == nil {
-		t, err := g.sitting()
-		switch { // what a client sees while it waits; not worth an audit line
-		case err != nil:
-			return nil, s.fault("device_code_not_read", p.app, err)
-		case t.App != p.app.ID: // spend says so
-		case t.Declined:
-			return nil, &refusal{status: http.StatusBadRequest, code: "authorization_declined", number: 70003, text: "The user declined to sign in.", client: p.app.ID}
-		case !s.cfg.Now().Before(g.Expires):
-			return nil, &refusal{status: http.StatusBadRequest, code: "expired_token", number: 70020, text: "The device code has expired: begin again.", client: p.app.ID}
-		case t.User == "":
-			return nil, &refusal{status: http.StatusBadRequest, code: "authorization_pending", number: 70016,
-				text: "OAuth 2.0 device flow error. Authorization is pending. Continue polling.", client: p.app.ID}
-		}
+	if ref := s.stillWaits(ctx, digestOf(kindDevice, code), p.app); ref != nil {
+		return nil, ref
 	}
 	refreshValue := newValue("")
 	t, ref := s.spend(ctx, kindDevice, code, p.app, func(sitting) *refusal { return nil }, func(g Grant, t sitting) *Grant {
@@ -253,3 +242,77 @@ func (s *Service) pollDevice(ctx context.Context, f form, p proven, base string,
 	}
 	return s.answer(ctx, t, p, refreshValue, base, v)
 }
+
+// stillWaits is what a client is told while the person has not decided for it;
+// nil when they have. None of it is worth an audit line. What is wrong with the
+// code itself, spend says.
+func (s *Service) stillWaits(ctx context.Context, digest string, app App) *refusal {
+	g, err := s.cfg.Store.Grant(ctx, digest)
+	switch {
+	case api.CodeOf(err) == api.ResourceNotFound:
+		return nil
+	case err != nil:
+		return s.fault("device_code_not_read", app, err)
+	}
+	t, err := g.sitting()
+	told := func(code string, number int, text string) *refusal {
+		return &refusal{status: http.StatusBadRequest, code: code, number: number, text: text, client: app.ID}
+	}
+	switch {
+	case err != nil:
+		return s.fault("device_code_not_read", app, err)
+	case t.App != app.ID:
+		return nil
+	case t.Declined:
+		return told("access_denied", 70003, "The user declined to sign in.")
+	case !s.cfg.Now().Before(g.Expires):
+		return told("expired_token", 70020, "The device code has expired: begin again.")
+	case t.User != "":
+		return nil
+	}
+	every, err := s.pace(ctx, digest, t)
+	switch {
+	case err != nil:
+		return s.fault("device_code_not_kept", app, err)
+	case every > 0:
+		return told("slow_down", 70016, "The client asks too often: wait "+strconv.FormatInt(every, 10)+" seconds between two requests.")
+	}
+	return told("authorization_pending", 70016, "OAuth 2.0 device flow error. Authorization is pending. Continue polling.")
+}
+
+// pace remembers when a client asked. One that did too early has to wait five
+// seconds longer each time from then on (RFC 8628, 3.5), and is told how long;
+// others 0. Once the person has decided, nobody is made to wait.
+func (s *Service) pace(ctx context.Context, digest string, t sitting) (every int64, err error) {
+	now := s.cfg.Now()
+	early := func(t sitting) bool {
+		return now.Sub(time.UnixMilli(t.Polled)) < time.Duration(t.every())*time.Second-pollSlack
+	}
+	if t.Polled > 0 && now.Sub(time.UnixMilli(t.Polled)).Abs() < pollSlack {
+		return t.every(), nil // not worth a change of the database
+	}
+	err = s.cfg.Store.ChangeGrant(ctx, digest, func(g *Grant) (*Grant, error) {
+		every = 0
+		t, err := g.sitting()
+		if err != nil {
+			return nil, err
+		}
+		if t.User != "" || t.Declined {
+			return nil, errRefused // decided at this moment: the next request sees it
+		}
+		if t.Polled > 0 && early(t) {
+			t.Every = min(t.every()+pollEvery, longestPoll)
+			every = t.Every
+		}
+		t.Polled = now.UnixMilli()
+		g.Data = newGrant("", "", "", t, g.Expires).Data
+		return nil, nil
+	})
+	if errors.Is(err, errRefused) || api.CodeOf(err) == api.ResourceNotFound {
+		return 0, nil
+	}
+	return every, err
+}
+
+// every is how many seconds there must be between two requests for a device code.
+func (t sitting) every() int64 { return max(t.Every, pollEvery) }

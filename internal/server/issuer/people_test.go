@@ -565,7 +565,7 @@ func TestDeviceFlow(t *testing.T) {
 		t.Errorf("decline: %d", w.Code)
 	}
 	status, answer = poll(code, h.public.ID)
-	wantRefusal(t, status, answer, "authorization_declined", "70003")
+	wantRefusal(t, status, answer, "access_denied", "70003")
 	code, userCode = begin()
 	h.at(time.Now().Add(16 * time.Minute))
 	status, answer = poll(code, h.public.ID)
@@ -573,6 +573,49 @@ func TestDeviceFlow(t *testing.T) {
 	if w := enter(userCode); w.Code != 400 {
 		t.Errorf("an expired code: %d", w.Code)
 	}
+}
+
+// A client that asks too often is told so and has to wait five seconds longer
+// each time (RFC 8628, 3.5); when the person has signed in, nobody is made to wait.
+func TestDevicePace(t *testing.T) {
+	h := newHouse(t)
+	_, begun := h.do(t, "POST", "/"+tenant+"/oauth2/v2.0/devicecode", url.Values{"client_id": {h.public.ID}, "scope": {resource + "/.default"}}.Encode(), nil)
+	now := time.Now()
+	h.at(now)
+	poll := func(want string) {
+		t.Helper()
+		_, answer := h.token(t, url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "client_id": {h.public.ID}, "device_code": {text(begun, "device_code")}})
+		if got := text(answer, "error"); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  string
+	}{
+		{0, "authorization_pending"},
+		{5 * time.Second, "authorization_pending"},
+		{4200 * time.Millisecond, "authorization_pending"}, // a clock that is a little fast
+		{3 * time.Second, "slow_down"},                     // 10 s from here on
+		{100 * time.Millisecond, "slow_down"},              // at once again: 10 s still
+		{8 * time.Second, "slow_down"},                     // 15 s
+		{15 * time.Second, "authorization_pending"},
+		{10 * time.Second, "slow_down"}, // 20 s
+		{20 * time.Second, "authorization_pending"},
+	} {
+		now = now.Add(c.after)
+		h.at(now)
+		poll(c.want)
+	}
+	const path = "/" + tenant + "/oauth2/deviceauth"
+	w := h.visit("POST", path, url.Values{"user_code": {text(begun, "user_code")}}.Encode(), nil)
+	form := fields(w.Body.String())
+	form.Set("username", upn)
+	form.Set("password", password)
+	if w := h.visit("POST", path, form.Encode(), http.Header{"Cookie": {strings.SplitN(w.Header().Get("Set-Cookie"), ";", 2)[0]}, "Origin": {public}}); w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	poll("") // at once
 }
 
 // Where the setting is off nobody's password goes through an application.

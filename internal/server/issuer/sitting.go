@@ -51,6 +51,8 @@ type sitting struct {
 	Challenge string `json:"challenge,omitempty"` // of a code: PKCE, S256
 	Nonce     string `json:"nonce,omitempty"`     // of a code
 	Declined  bool   `json:"declined,omitempty"`  // of a device code
+	Polled    int64  `json:"polled,omitempty"`    // of a device code: when the client last asked, in ms since 1970
+	Every     int64  `json:"every,omitempty"`     // of a device code: seconds between two requests; 0: pollEvery
 	Device    string `json:"device,omitempty"`    // of a user code: the digest of its device code
 }
 

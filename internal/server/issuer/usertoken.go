@@ -94,7 +94,7 @@ func verifies(challenge, verifier string) bool {
 
 // renewed is what of a sitting lives on in its refresh tokens.
 func (t sitting) renewed() sitting {
-	t.Redirect, t.Challenge, t.Nonce, t.Device = "", "", "", ""
+	t.Redirect, t.Challenge, t.Nonce, t.Device, t.Polled, t.Every = "", "", "", "", 0, 0
 	return t
 }
 
