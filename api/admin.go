@@ -13,6 +13,11 @@ type AppRequest struct {
 	Public       bool     `json:"public,omitempty"`       // it cannot keep a secret, and gets none
 
 	Certificate string `json:"certificate,omitempty"` // PEM: its key signs the app's assertions
+
+	ID string `json:"id,omitempty"` // of an application of an issuer outside: to limit it or shut it out here
+
+	OrdersPerHour *int `json:"ordersPerHour,omitempty"` // in place of the setting limits.ordersPerHour; 0: no bound
+	DevicesPerDay *int `json:"devicesPerDay,omitempty"` // in place of the setting limits.devicesPerDay; 0: no bound
 }
 
 // AppChange is the body of PATCH /v1/apps/{id}; what is not there stays.
@@ -26,6 +31,9 @@ type AppChange struct {
 	RemoveSecret      string   `json:"removeSecret,omitempty"`      // its id
 	AddCertificate    string   `json:"addCertificate,omitempty"`    // PEM
 	RemoveCertificate string   `json:"removeCertificate,omitempty"` // its SHA-256, in hex
+
+	OrdersPerHour *int `json:"ordersPerHour,omitempty"` // 0: no bound; -1: as the setting limits.ordersPerHour says
+	DevicesPerDay *int `json:"devicesPerDay,omitempty"` // 0: no bound; -1: as the setting limits.devicesPerDay says
 }
 
 // AppSecret is one of an app's secrets, without itself.

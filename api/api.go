@@ -96,6 +96,7 @@ type StopAndQuarantineRequest struct {
 	Sha1       string `json:"Sha1,omitempty"`
 	Sha256     string `json:"Sha256,omitempty"`
 	ExternalID string `json:"ExternalId,omitempty"`
+	Force      bool   `json:"Force,omitempty"` // past the distribution-package rule; needs Machine.StopAndQuarantine.Force
 }
 
 // CommentRequest is the body of POST /api/machineactions/{id}/cancel.
@@ -244,6 +245,9 @@ type App struct {
 	RedirectURIs []string `json:"redirectUris,omitempty"`
 	Public       bool     `json:"public,omitempty"`
 	Disabled     bool     `json:"disabled,omitempty"`
+
+	OrdersPerHour *int `json:"ordersPerHour,omitempty"` // in place of the settings
+	DevicesPerDay *int `json:"devicesPerDay,omitempty"`
 
 	Secrets      []AppSecret      `json:"secrets,omitempty"`
 	Certificates []AppCertificate `json:"certificates,omitempty"`

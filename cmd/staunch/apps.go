@@ -27,11 +27,19 @@ type appCreateCmd struct {
 	RedirectURI []string `name:"redirect-uri" help:"Where it gets authorization codes, exactly (repeatable)." placeholder:"U" sep:"none"`
 	Public      bool     `help:"It runs where no secret can be kept, and gets none."`
 	Certificate string   `help:"PEM file of a certificate whose key signs its assertions." type:"existingfile" placeholder:"FILE"`
+	ID          string   `help:"It is an application of an issuer outside, with this id: registered to be limited or shut out." placeholder:"GUID"`
+	reachFlags
+}
+
+// reachFlags bound what an app's orders may reach.
+type reachFlags struct {
+	OrdersPerHour *int `help:"Orders that take files away, an hour, in place of limits.ordersPerHour; 0: no bound, -1: as the setting." placeholder:"N"`
+	DevicesPerDay *int `help:"Devices that its orders may reach in 24 hours, in place of limits.devicesPerDay; 0: no bound, -1: as the setting." placeholder:"N"`
 }
 
 // Validate is asked by the parser.
 func (c appCreateCmd) Validate() error {
-	if len(c.Permission)+len(c.Delegated) == 0 {
+	if len(c.Permission)+len(c.Delegated) == 0 && c.ID == "" {
 		return errors.New("an app without permissions can do nothing: give --permission or --delegated")
 	}
 	return nil
@@ -44,6 +52,7 @@ func (c appCreateCmd) Run(ctx context.Context, out cli.Output, server admin) err
 	}
 	app, err := server.CreateApp(ctx, api.AppRequest{
 		Name: c.Name, Permissions: append([]string{}, c.Permission...), Delegated: c.Delegated, RedirectURIs: c.RedirectURI, Public: c.Public, Certificate: certificate,
+		ID: c.ID, OrdersPerHour: c.OrdersPerHour, DevicesPerDay: c.DevicesPerDay,
 	})
 	if err != nil {
 		return err
@@ -95,10 +104,12 @@ type appChangeCmd struct {
 	RemoveCertificate string        `help:"Take the certificate with this SHA-256 away." placeholder:"HEX"`
 	Disable           bool          `help:"Shut it out; its tokens end within seconds." xor:"state"`
 	Enable            bool          `help:"Let it in again." xor:"state"`
+	reachFlags
 }
 
 func (c appChangeCmd) Run(ctx context.Context, out cli.Output, server admin) error {
-	ch := api.AppChange{Permissions: c.Permission, Delegated: c.Delegated, RedirectURIs: c.RedirectURI, RemoveSecret: c.RemoveSecret, RemoveCertificate: c.RemoveCertificate}
+	ch := api.AppChange{Permissions: c.Permission, Delegated: c.Delegated, RedirectURIs: c.RedirectURI, RemoveSecret: c.RemoveSecret, RemoveCertificate: c.RemoveCertificate,
+		OrdersPerHour: c.OrdersPerHour, DevicesPerDay: c.DevicesPerDay}
 	if c.Disable || c.Enable {
 		ch.Disabled = &c.Disable
 	}

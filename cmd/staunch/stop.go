@@ -23,6 +23,7 @@ type stopCmd struct {
 	Tag     string `xor:"where" required:"" help:"On every device with this tag." placeholder:"T"`
 	All     bool   `xor:"where" required:"" help:"On every device."`
 	Comment string `required:"" help:"Why, for the record."`
+	Force   bool   `help:"Also a file that a distribution package owns; needs the permission Machine.StopAndQuarantine.Force."`
 	DryRun  bool   `help:"Show the devices; order nothing."`
 	Wait    bool   `help:"Follow each action to its end; exit 0 only if it succeeded."`
 }
@@ -51,7 +52,7 @@ func (c stopCmd) Run(ctx context.Context, out cli.Output, server caller) error {
 }
 
 func (c stopCmd) request() api.StopAndQuarantineRequest {
-	r := api.StopAndQuarantineRequest{Comment: c.Comment}
+	r := api.StopAndQuarantineRequest{Comment: c.Comment, Force: c.Force}
 	if len(c.Hash) == 64 {
 		r.Sha256 = c.Hash
 	} else {

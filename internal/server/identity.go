@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"staunch/api"
+	"staunch/internal/server/action"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/limit"
 	"staunch/internal/server/oidc"
@@ -48,6 +50,29 @@ func (s *Server) limiter() limit.Limiter {
 		return limit.NewShared(counts, s.cfg.Log)
 	}
 	return nil
+}
+
+// reach is what the caller's orders may reach: as the settings say, and of an
+// app as is said of itself.
+func (s *Server) reach(ctx context.Context, c auth.Caller) (action.Reach, error) {
+	r := action.Reach{OrdersPerHour: s.settings.number("limits.ordersPerHour"), DevicesPerDay: s.settings.number("limits.devicesPerDay")}
+	if c.Kind != auth.App {
+		return r, nil
+	}
+	a, err := s.store.App(ctx, c.ID)
+	switch {
+	case api.CodeOf(err) == api.ResourceNotFound: // of an issuer outside
+		return r, nil
+	case err != nil:
+		return r, err
+	}
+	if n := a.Reach.OrdersPerHour; n != nil {
+		r.OrdersPerHour = *n
+	}
+	if n := a.Reach.DevicesPerDay; n != nil {
+		r.DevicesPerDay = *n
+	}
+	return r, nil
 }
 
 // verifying is what bearer tokens are checked against.

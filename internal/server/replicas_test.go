@@ -33,6 +33,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"staunch/api"
+	"staunch/internal/server/action"
+	"staunch/internal/server/auth"
 	"staunch/internal/server/people"
 	"staunch/internal/server/storetest"
 )
@@ -305,6 +307,54 @@ func TestReplicas(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// What an app's orders may reach is said for all and, before that, of itself.
+func TestReachOfCallers(t *testing.T) {
+	s := startReplica(t, Config{Data: t.TempDir()})
+	two, none, reset := 2, 0, -1
+	app, _ := s.app("bounded", api.AppRequest{Permissions: []string{"Machine.StopAndQuarantine"}, OrdersPerHour: &two})
+	if app.OrdersPerHour == nil || *app.OrdersPerHour != 2 || app.DevicesPerDay != nil {
+		t.Errorf("app: %+v", app)
+	}
+	foreign := auth.NewGUID()
+	adopted, _ := s.app("of Entra", api.AppRequest{ID: strings.ToUpper(foreign), DevicesPerDay: &two})
+	if adopted.ClientID != foreign || adopted.ClientSecret != "" || len(adopted.Secrets) != 0 {
+		t.Errorf("app of an issuer outside: %+v", adopted)
+	}
+	for _, bad := range []string{"soar", api.CommandLineApp, foreign} {
+		if code := s.administer("POST", "/v1/apps", api.AppRequest{Name: "bad " + bad, ID: bad}, nil); code != 400 {
+			t.Errorf("id %s: %d", bad, code)
+		}
+	}
+	set := func(key, value string) {
+		t.Helper()
+		if code := s.administer("PUT", "/v1/settings/"+key, map[string]string{"value": value}, nil); code != 200 {
+			t.Fatal(code)
+		}
+	}
+	change := func(ch api.AppChange) {
+		t.Helper()
+		if code := s.administer("PATCH", "/v1/apps/"+app.ClientID, ch, nil); code != 200 {
+			t.Fatal(code)
+		}
+	}
+	want := func(kind auth.Kind, id string, want action.Reach) {
+		t.Helper()
+		if got, err := s.reach(t.Context(), auth.Caller{Kind: kind, ID: id}); err != nil || got != want {
+			t.Errorf("%s %s: %+v, %v, want %+v", kind, id, got, err, want)
+		}
+	}
+	want(auth.App, app.ClientID, action.Reach{OrdersPerHour: 2})
+	want(auth.App, "of nobody", action.Reach{})
+	set("limits.ordersPerHour", "100")
+	set("limits.devicesPerDay", "50")
+	want(auth.App, app.ClientID, action.Reach{OrdersPerHour: 2, DevicesPerDay: 50})
+	want(auth.App, foreign, action.Reach{OrdersPerHour: 100, DevicesPerDay: 2})
+	want(auth.App, "of nobody", action.Reach{OrdersPerHour: 100, DevicesPerDay: 50})
+	want(auth.User, "ana@corp.example", action.Reach{OrdersPerHour: 100, DevicesPerDay: 50})
+	change(api.AppChange{OrdersPerHour: &reset, DevicesPerDay: &none})
+	want(auth.App, app.ClientID, action.Reach{OrdersPerHour: 100})
 }
 
 func certificate(t testing.TB) (crypto.Signer, string) {

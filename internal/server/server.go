@@ -267,7 +267,7 @@ func (s *Server) openServices(ctx context.Context) error {
 	}
 	door := gateway.Door{Bus: s.bus}
 	s.actions, err = action.New(action.Config{
-		Store: s.store, Devices: s.devices, Bell: door, Asker: door, OrderKey: orderKey, Observed: s.files.Observed, Log: s.cfg.Log,
+		Store: s.store, Devices: s.devices, Bell: door, Asker: door, OrderKey: orderKey, Observed: s.files.Observed, Reach: s.reach, Log: s.cfg.Log,
 		Settings: action.Settings{
 			Expiry:             func() time.Duration { return s.settings.duration("actions.expiry") },
 			RequireObserved:    func() string { return s.settings.value("actions.requireObserved") },

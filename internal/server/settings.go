@@ -35,6 +35,8 @@ var settings = map[string]setting{
 	"indicators.limit":        {"15000", number(1, order.MaxRules), "how many indicators there may be"},
 	"auth.passwordGrant":      {"false", boolean, "true: applications may send people's passwords (grant_type=password); they see them"},
 	"limits.perMinute":        {"100", number(1, 1_000_000), "calls a minute per app and API"},
+	"limits.ordersPerHour":    {"0", number(0, 10_000_000), "orders that take files away, an hour, of one app or person; 0: no bound"},
+	"limits.devicesPerDay":    {"0", number(0, 10_000_000), "devices that the orders of one app or person may reach in 24 hours; 0: no bound"},
 	"limits.perHour":          {"1500", number(1, 10_000_000), "calls an hour per app and API"},
 }
 

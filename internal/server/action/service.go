@@ -32,6 +32,8 @@ type Config struct {
 	// Observed says whether the record knows the file on the device, for
 	// requireObserved=strict while the device is away. nil: nothing is on record.
 	Observed func(ctx context.Context, device string, file filehash.Hash) (bool, error)
+	// Reach says what the caller's orders may reach. nil: there is no limit.
+	Reach func(ctx context.Context, c auth.Caller) (Reach, error)
 	// Changed is told of every action that was made or has changed, after it
 	// was kept. It must not block. nil: nobody listens.
 	Changed func(Action)

@@ -24,7 +24,7 @@ type StopRequest struct {
 	File       filehash.Hash // required
 	ExternalID string        // "": none
 	Source     string        // "": PublicApi
-	Force      bool          // lift the distribution-package rule; for the server's own administrator
+	Force      bool          // lift the distribution-package rule; needs a permission of its own
 }
 
 // RestoreRequest asks to put a vault item back.
@@ -63,6 +63,11 @@ func (s *Service) stopAndQuarantine(ctx context.Context, c auth.Caller, machine 
 	if err := auth.AllowOn(c, dev.Group, auth.ActiveRemediation); err != nil {
 		return Action{}, err
 	}
+	if r.Force {
+		if err := auth.AllowOn(c, dev.Group, auth.ManageSecurity); err != nil {
+			return Action{}, err
+		}
+	}
 	if err := capable(dev, order.StopAndQuarantine, api.StopAndQuarantineFile); err != nil {
 		return Action{}, err
 	}
@@ -97,10 +102,13 @@ func (s *Service) mayStop(c auth.Caller, r StopRequest) error {
 	if err := auth.AllowRight(c, auth.ActiveRemediation); err != nil {
 		return err
 	}
-	if r.Force && c.Kind != auth.Admin {
-		return api.Errorf(api.Forbidden, "Only the administrator of the server may force an order past the distribution-package rule.")
+	if !r.Force {
+		return nil
 	}
-	return nil
+	if err := need(c, auth.MachineForce); err != nil {
+		return err
+	}
+	return auth.AllowRight(c, auth.ManageSecurity)
 }
 
 func (r StopRequest) check() error {
@@ -223,7 +231,7 @@ func (s *Service) create(ctx context.Context, c auth.Caller, a Action, o order.O
 		"action": a.ID, "file": a.File.String(), "item": a.Item, "destination": o.Destination,
 		"comment": a.Comment, "externalId": a.ExternalID, "force": o.Force,
 	})
-	if err := s.cfg.Store.CreateAction(ctx, &a, e); err != nil {
+	if err := s.keep(ctx, c, &a, e); err != nil {
 		return Action{}, err
 	}
 	s.ring(a.MachineID)

@@ -73,7 +73,7 @@ func TestSubmitRefused(t *testing.T) {
 			caller: &auth.Caller{Kind: auth.App, ID: "x", Permissions: []auth.Permission{auth.MachineStopAndQuarantine}}, req: ok, code: api.Forbidden,
 			text: "The application does not have any of the required application permissions (Machine.Read.All, Machine.ReadWrite.All) to access the resource.",
 		},
-		"force":            {req: with(func(r *action.StopRequest) { r.Force = true }), code: api.Forbidden, text: "Only the administrator"},
+		"force":            {req: with(func(r *action.StopRequest) { r.Force = true }), code: api.Forbidden, text: "Machine.StopAndQuarantine.Force"},
 		"6 no comment":     {req: with(func(r *action.StopRequest) { r.Comment = " \t" }), code: api.MissingRequiredParameter, text: "Parameter Comment is missing"},
 		"6 no hash":        {req: with(func(r *action.StopRequest) { r.File = filehash.Hash{} }), code: api.MissingRequiredParameter, text: "Parameter Sha1 is missing"},
 		"long comment":     {req: with(func(r *action.StopRequest) { r.Comment = strings.Repeat("é", 4097) }), code: api.InvalidInput, text: "Comment is 4097 characters long, at most 4096 are allowed"},

@@ -83,6 +83,10 @@ type Store interface {
 	// an api.Error ActiveRequestAlreadyExists, and keeps nothing, when an
 	// action that is Pending or InProgress has a's Key.
 	CreateAction(ctx context.Context, a *Action, e audit.Entry) error
+	// CreateActionWithin is CreateAction for one more order of its Requestor: of
+	// the types in Reaching, those of the last hour and the devices of the last
+	// day, but for a's own, are put to within.Check, whose error it returns.
+	CreateActionWithin(ctx context.Context, a *Action, e audit.Entry, within Reach) error
 	// ChangeAction loads an action, lets change alter it, and keeps the result
 	// with the audit entry that change returns (nil: none). An error of change
 	// is returned as it is and nothing is kept. api.ResourceNotFound if there

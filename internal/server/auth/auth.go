@@ -34,6 +34,7 @@ const (
 	MachineReadWrite         Permission = "Machine.ReadWrite"
 	MachineReadWriteAll      Permission = "Machine.ReadWrite.All"
 	MachineStopAndQuarantine Permission = "Machine.StopAndQuarantine"
+	MachineForce             Permission = "Machine.StopAndQuarantine.Force" // Staunch's own: past the distribution-package rule
 	MachineIsolate           Permission = "Machine.Isolate"
 	MachineRestrictExecution Permission = "Machine.RestrictExecution"
 	MachineScan              Permission = "Machine.Scan"
@@ -53,7 +54,7 @@ const (
 // Permissions is the catalogue: what an app may be given.
 func Permissions() []Permission {
 	return []Permission{
-		MachineRead, MachineReadAll, MachineReadWrite, MachineReadWriteAll, MachineStopAndQuarantine,
+		MachineRead, MachineReadAll, MachineReadWrite, MachineReadWriteAll, MachineStopAndQuarantine, MachineForce,
 		MachineIsolate, MachineRestrictExecution, MachineScan, MachineCollectForensics, MachineOffboard, MachineLiveResponse,
 		FileReadAll, UserReadAll, AlertRead, AlertReadAll, AlertReadWrite, AlertReadWriteAll, TiReadWrite, TiReadWriteAll,
 	}

@@ -36,6 +36,9 @@ func (q *request) stopRequest() (r action.StopRequest, err error) {
 	if err := f.texts(map[string]*string{"Comment": &r.Comment, "Sha1": &sha1, "Sha256": &sha256, "ExternalId": &r.ExternalID}); err != nil {
 		return r, err
 	}
+	if err := f.values(map[string]any{"Force": &r.Force}); err != nil {
+		return r, err
+	}
 	if err := missing("Comment", r.Comment); err != nil {
 		return r, err
 	}

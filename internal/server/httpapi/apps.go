@@ -40,10 +40,11 @@ func (h *Handler) createApp(ctx context.Context, q *request) (answer, error) {
 	var r api.AppRequest
 	if err := f.values(map[string]any{
 		"name": &r.Name, "permissions": &r.Permissions, "delegated": &r.Delegated, "redirectUris": &r.RedirectURIs, "public": &r.Public, "certificate": &r.Certificate,
+		"ordersPerHour": &r.OrdersPerHour, "devicesPerDay": &r.DevicesPerDay, "id": &r.ID,
 	}); err != nil {
 		return answer{}, err
 	}
-	ch := issuer.AppChange{Delegated: r.Delegated, RedirectURIs: r.RedirectURIs, AddCertificate: r.Certificate}
+	ch := issuer.AppChange{Delegated: r.Delegated, RedirectURIs: r.RedirectURIs, AddCertificate: r.Certificate, Reach: issuer.Reach{OrdersPerHour: r.OrdersPerHour, DevicesPerDay: r.DevicesPerDay}, ForeignID: r.ID}
 	if r.Public {
 		ch.Public = &r.Public
 	}
@@ -65,12 +66,14 @@ func (h *Handler) changeApp(ctx context.Context, q *request) (answer, error) {
 	if err := f.values(map[string]any{
 		"disabled": &r.Disabled, "public": &r.Public, "permissions": &r.Permissions, "delegated": &r.Delegated, "redirectUris": &r.RedirectURIs,
 		"addSecret": &r.AddSecret, "removeSecret": &r.RemoveSecret, "addCertificate": &r.AddCertificate, "removeCertificate": &r.RemoveCertificate,
+		"ordersPerHour": &r.OrdersPerHour, "devicesPerDay": &r.DevicesPerDay,
 	}); err != nil {
 		return answer{}, err
 	}
 	ch := issuer.AppChange{
 		Disabled: r.Disabled, Public: r.Public, Permissions: r.Permissions, Delegated: r.Delegated, RedirectURIs: r.RedirectURIs,
 		RemoveSecret: r.RemoveSecret, AddCertificate: r.AddCertificate, RemoveCertificate: r.RemoveCertificate,
+		Reach: issuer.Reach{OrdersPerHour: r.OrdersPerHour, DevicesPerDay: r.DevicesPerDay},
 	}
 	if r.AddSecret != "" {
 		if ch.AddSecret, err = time.ParseDuration(r.AddSecret); err != nil || ch.AddSecret <= 0 {
@@ -99,7 +102,7 @@ func (h *Handler) apps(ctx context.Context, q *request) (answer, error) {
 func (h *Handler) app(a issuer.App) api.App {
 	shown := api.App{
 		TenantID: h.cfg.Admin.Tenant(), ClientID: a.ID, Name: a.Name, Permissions: texts(a.Permissions), Delegated: texts(a.Delegated),
-		RedirectURIs: a.RedirectURIs, Public: a.Public, Disabled: a.Disabled,
+		RedirectURIs: a.RedirectURIs, Public: a.Public, Disabled: a.Disabled, OrdersPerHour: a.Reach.OrdersPerHour, DevicesPerDay: a.Reach.DevicesPerDay,
 	}
 	for _, s := range a.Secrets {
 		shown.Secrets = append(shown.Secrets, api.AppSecret{ID: s.ID, Expires: api.Time{Time: s.Expires}})

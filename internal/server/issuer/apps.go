@@ -43,7 +43,14 @@ func (s *Service) CreateApp(ctx context.Context, c auth.Caller, name string, per
 			maps.Copy(detail, added)
 		}
 	}
-	if a.Public {
+	foreign := ""
+	for _, ch := range more {
+		foreign += ch.ForeignID
+	}
+	if foreign != "" && err == nil {
+		a.ID, err = foreignID(foreign)
+	}
+	if a.Public || foreign != "" {
 		a.Secrets, secret = nil, ""
 	}
 	if len(a.Secrets) > 0 {
@@ -89,6 +96,16 @@ func (s *Service) newApp(c auth.Caller, name string, permissions []string) (App,
 	now := s.cfg.Now()
 	secret.Expires = now.Add(secretLifetime)
 	return App{ID: auth.NewGUID(), Name: name, Permissions: perms, Secrets: []Secret{secret}, Created: now}, text, nil
+}
+
+// foreignID is under which an application of an issuer outside is registered
+// here: so that it can be limited, or shut out.
+func foreignID(id string) (string, error) {
+	id = strings.ToLower(id)
+	if !auth.IsGUID(id) || id == api.CommandLineApp {
+		return "", api.Errorf(api.InvalidInput, "%q is not the id of an application of an issuer outside: it is a GUID, and stands in the audit log with what the application did", cut(id))
+	}
+	return id, nil
 }
 
 // Apps lists the applications.

@@ -26,6 +26,7 @@ const (
 	maxCertificates = 16
 	maxRedirects    = 64
 	maxSecretLife   = secretLifetime
+	maxReach        = 10_000_000
 )
 
 // AppChange is what to change of an application; what is nil or "" stays.
@@ -35,6 +36,10 @@ type AppChange struct {
 	Permissions  []string // not nil: in place of those it has
 	Delegated    []string
 	RedirectURIs []string
+
+	ForeignID string // when it is made: its id at an issuer outside, which gives it its tokens
+
+	Reach Reach // 0: no bound; less: as the settings say; nil: stays
 
 	AddSecret         time.Duration // not zero: make another secret, good that long
 	RemoveSecret      string        // its id
@@ -101,6 +106,23 @@ func (s *Service) applyApp(a *App, ch AppChange) (detail map[string]any, secret 
 			return nil, "", err
 		}
 		detail["redirectUris"] = a.RedirectURIs
+	}
+	for _, r := range []struct {
+		name  string
+		given *int
+		into  **int
+	}{{"ordersPerHour", ch.Reach.OrdersPerHour, &a.Reach.OrdersPerHour}, {"devicesPerDay", ch.Reach.DevicesPerDay, &a.Reach.DevicesPerDay}} {
+		switch {
+		case r.given == nil:
+			continue
+		case *r.given > maxReach:
+			return nil, "", api.Errorf(api.InvalidInput, "%s is at most %d; 0 is no bound, -1 goes by the settings", r.name, maxReach)
+		case *r.given < 0:
+			*r.into = nil
+		default:
+			*r.into = r.given
+		}
+		detail[r.name] = *r.given
 	}
 	if secret, err = s.applySecrets(a, ch, detail); err != nil {
 		return nil, "", err

@@ -28,8 +28,17 @@ type App struct {
 	RedirectURIs []string          // where it gets its codes, exactly
 	Public       bool              // it runs where a secret could not be kept: codes need PKCE
 
+	// What its orders may reach, in place of the settings.
+	Reach Reach
+
 	// Certificates whose keys sign its assertions: DER.
 	Certificates [][]byte
+}
+
+// Reach is what an app's orders may reach; see action.Reach. nil: as the settings say.
+type Reach struct {
+	OrdersPerHour *int `json:"ordersPerHour,omitempty"`
+	DevicesPerDay *int `json:"devicesPerDay,omitempty"`
 }
 
 // Secret is one of an app's client secrets. The secret itself is 32 random

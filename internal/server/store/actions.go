@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"staunch/api"
@@ -76,21 +77,64 @@ func (s *Store) CreateAction(ctx context.Context, a *action.Action, e audit.Entr
 	if err := checkAction(a); err != nil {
 		return err
 	}
-	instants(&a.Created, &a.Updated, &a.Expires, &a.CancelRequested)
+	return s.change(ctx, func(t *tx) error { return createAction(t, a, e) })
+}
+
+// CreateActionWithin is action.Store's.
+func (s *Store) CreateActionWithin(ctx context.Context, a *action.Action, e audit.Entry, within action.Reach) error {
+	if err := checkAction(a); err != nil {
+		return err
+	}
 	return s.change(ctx, func(t *tx) error {
-		err := t.row(insertAction, a.ID, a.Type, a.Status, a.MachineID, a.MachineName, a.Requestor.Name, string(a.Requestor.Kind), a.Requestor.ID, a.Comment,
-			micros(a.Created), micros(a.Updated), micros(a.Expires),
-			a.CancelledBy.Name, string(a.CancelledBy.Kind), a.CancelledBy.ID, a.CancelComment, micros(a.CancelRequested),
-			int64(a.ErrorHResult), a.TroubleshootInfo, a.ExternalID, a.Source, a.File.SHA1.String(), a.File.SHA256.String(), a.Item, a.Acknowledged,
-			a.Order, a.CancelOrder, a.Receipt, a.Key()).Scan(&a.Seq)
-		if errors.Is(err, sql.ErrNoRows) {
-			return refuseAction(t, a)
+		if slices.Contains(action.Reaching(), a.Type) {
+			orders, devices, err := reached(t, a)
+			if err != nil {
+				return fmt.Errorf("cannot count the orders of %s: %w", a.Requestor.ID, err)
+			}
+			if err := within.Check(orders, devices); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("cannot keep action %s: %w", a.ID, err)
-		}
-		return t.record(&e)
+		return createAction(t, a, e)
 	})
+}
+
+// reached counts what a's requestor asked for: orders in the hour before a, and
+// devices in the day before it; 0 where a's own is among them, as it is none more.
+func reached(t *tx, a *action.Action) (orders, devices int, err error) {
+	types := action.Reaching()
+	const mine = "FROM actions WHERE requestor_id = $1 AND requestor_kind = $2 AND created > $3 AND type IN ($4, $5)"
+	args := func(window time.Duration) []any {
+		return []any{a.Requestor.ID, string(a.Requestor.Kind), micros(a.Created.Add(-window)), types[0], types[1]}
+	}
+	if err := t.row("SELECT count(*) "+mine, args(time.Hour)...).Scan(&orders); err != nil {
+		return 0, 0, err
+	}
+	own := 0
+	if err := t.row("SELECT count(DISTINCT machine_id), coalesce(max(CASE WHEN machine_id = $6 THEN 1 ELSE 0 END), 0) "+mine,
+		append(args(24*time.Hour), a.MachineID)...).Scan(&devices, &own); err != nil {
+		return 0, 0, err
+	}
+	if own > 0 {
+		devices = 0
+	}
+	return orders, devices, nil
+}
+
+func createAction(t *tx, a *action.Action, e audit.Entry) error {
+	instants(&a.Created, &a.Updated, &a.Expires, &a.CancelRequested)
+	err := t.row(insertAction, a.ID, a.Type, a.Status, a.MachineID, a.MachineName, a.Requestor.Name, string(a.Requestor.Kind), a.Requestor.ID, a.Comment,
+		micros(a.Created), micros(a.Updated), micros(a.Expires),
+		a.CancelledBy.Name, string(a.CancelledBy.Kind), a.CancelledBy.ID, a.CancelComment, micros(a.CancelRequested),
+		int64(a.ErrorHResult), a.TroubleshootInfo, a.ExternalID, a.Source, a.File.SHA1.String(), a.File.SHA256.String(), a.Item, a.Acknowledged,
+		a.Order, a.CancelOrder, a.Receipt, a.Key()).Scan(&a.Seq)
+	if errors.Is(err, sql.ErrNoRows) {
+		return refuseAction(t, a)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep action %s: %w", a.ID, err)
+	}
+	return t.record(&e)
 }
 
 // refuseAction says which of the two reasons insertAction had.

@@ -17,7 +17,7 @@ import (
 )
 
 const selectApp = `SELECT id, name, permissions, secrets, created, disabled, coalesce(delegated, 'null'), coalesce(redirect_uris, 'null'),
-	coalesce(certificates, 'null'), coalesce(public, false) FROM apps `
+	coalesce(certificates, 'null'), coalesce(public, false), coalesce(reach, '{}') FROM apps `
 
 // maxApps bounds the list of apps.
 const maxApps = 10_000
@@ -32,7 +32,7 @@ type secret struct {
 func scanApp(scan func(...any) error) (a issuer.App, err error) {
 	var secrets []secret
 	if err := scan(&a.ID, &a.Name, scanJSON{&a.Permissions}, scanJSON{&secrets}, scanMicros{&a.Created}, &a.Disabled,
-		scanJSON{&a.Delegated}, scanJSON{&a.RedirectURIs}, scanJSON{&a.Certificates}, &a.Public); err != nil {
+		scanJSON{&a.Delegated}, scanJSON{&a.RedirectURIs}, scanJSON{&a.Certificates}, &a.Public, scanJSON{&a.Reach}); err != nil {
 		return a, err
 	}
 	for _, s := range secrets {
@@ -72,7 +72,8 @@ func appArgs(a issuer.App) ([]any, error) {
 		}
 		args = append(args, encoded)
 	}
-	return append(args, a.Public), nil
+	reach, err := toJSON("reach", a.Reach)
+	return append(args, a.Public, reach), err
 }
 
 // CreateApp is issuer.Store's.
@@ -85,13 +86,13 @@ func (s *Store) CreateApp(ctx context.Context, a issuer.App, e audit.Entry) erro
 		if err := freeAppName(t, a.Name); err != nil {
 			return err
 		}
-		made, err := t.execCount(`INSERT INTO apps (id, created, name, permissions, secrets, disabled, delegated, redirect_uris, certificates, public)
-			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) ON CONFLICT DO NOTHING`, append([]any{a.ID, micros(a.Created)}, args...)...)
+		made, err := t.execCount(`INSERT INTO apps (id, created, name, permissions, secrets, disabled, delegated, redirect_uris, certificates, public, reach)
+			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11) ON CONFLICT DO NOTHING`, append([]any{a.ID, micros(a.Created)}, args...)...)
 		switch {
 		case err != nil:
 			return fmt.Errorf("cannot keep app %s: %w", a.ID, err)
 		case made == 0:
-			return fmt.Errorf("cannot keep app %s: its id is in use", a.ID)
+			return api.Errorf(api.InvalidInput, "The app %s is there already: its id is in use", a.ID)
 		}
 		return t.record(&e)
 	})

@@ -111,7 +111,7 @@ func (s *Store) ChangeApp(ctx context.Context, id string, change func(*issuer.Ap
 			return err
 		}
 		if err := t.exec(`UPDATE apps SET name = $2, permissions = $3, secrets = $4, disabled = $5, delegated = $6, redirect_uris = $7,
-			certificates = $8, public = $9 WHERE id = $1`, append([]any{id}, args...)...); err != nil {
+			certificates = $8, public = $9, reach = $10 WHERE id = $1`, append([]any{id}, args...)...); err != nil {
 			return fmt.Errorf("cannot keep app %s: %w", id, err)
 		}
 		return t.record(&e)

@@ -5,7 +5,9 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,6 +86,75 @@ func setStatus(t testing.TB, s Store, id, status string) {
 		return nil, nil
 	})
 	must(t, err)
+}
+
+// One caller's orders reach so far and no farther, over all replicas.
+func testReachOfOrders(t *testing.T, h *Harness, s Store) {
+	stores := []Store{s}
+	if h.Replicas {
+		other := h.Open(t)
+		t.Cleanup(func() { must(t, other.Close()) })
+		stores = append(stores, other)
+	}
+	caller := NewAction("m").Requestor
+	give := func(s Store, by action.Requestor, machine, kind string, at time.Time, r action.Reach) error {
+		a := NewAction(machine)
+		a.Requestor, a.Type, a.Created = by, kind, at
+		return s.CreateActionWithin(t.Context(), a, Entry(audit.StopAndQuarantineFile, a.ID), r)
+	}
+	const stop = api.StopAndQuarantineFile
+	hourly, daily := action.Reach{OrdersPerHour: 5}, action.Reach{DevicesPerDay: 3}
+
+	var all sync.WaitGroup
+	var passed atomic.Int64
+	for i := range 20 {
+		all.Go(func() {
+			switch err := give(stores[i%len(stores)], caller, "m1", stop, start, hourly); {
+			case err == nil:
+				passed.Add(1)
+			case api.CodeOf(err) != api.DisallowedOperation || !strings.Contains(err.Error(), "5 are allowed"):
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := passed.Load(); n != 5 {
+		t.Errorf("%d orders of 5 passed", n)
+	}
+	n := len(entries(t, s))
+	other := caller
+	other.ID = newGUID()
+	asUser := caller
+	asUser.Kind = auth.User
+	for _, c := range []struct {
+		name    string
+		by      action.Requestor
+		machine string
+		kind    string
+		after   time.Duration
+		reach   action.Reach
+		refused string
+	}{
+		{"a purge counts too", caller, "m1", api.PurgeFile, time.Minute, hourly, "in the last hour"},
+		{"what is put back does not", caller, "m1", api.RestoreFile, time.Minute, hourly, ""},
+		{"another caller", other, "m1", stop, time.Minute, hourly, ""},
+		{"a person of that name", asUser, "m1", stop, time.Minute, hourly, ""},
+		{"no bound", caller, "m1", stop, time.Minute, action.Reach{}, ""},
+		{"an hour later", caller, "m1", stop, time.Hour + time.Second, hourly, ""},
+		{"second device", caller, "m2", stop, 2 * time.Hour, daily, ""},
+		{"third device", caller, "m3", stop, 2 * time.Hour, daily, ""},
+		{"fourth device", caller, "m4", stop, 3 * time.Hour, daily, "3 are allowed"},
+		{"again on the first", caller, "m1", stop, 3 * time.Hour, daily, ""},
+		{"fourth, a day later", caller, "m4", stop, 28 * time.Hour, daily, ""},
+	} {
+		err := give(s, c.by, c.machine, c.kind, start.Add(c.after), c.reach)
+		if (err != nil) != (c.refused != "") || err != nil && (api.CodeOf(err) != api.DisallowedOperation || !strings.Contains(err.Error(), c.refused)) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if got := len(entries(t, s)) - n; got != 9 {
+		t.Errorf("%d audit entries, want 9: what is refused leaves none here", got)
+	}
 }
 
 func testActionRace(t *testing.T, _ *Harness, s Store) { race(t, 200, s) }

@@ -296,7 +296,7 @@ func testApps(t *testing.T, _ *Harness, s Store) {
 	wantCode(t, s.CreateApp(t.Context(), b, Entry(audit.CreateApp, b.ID)), api.InvalidInput, "exists already")
 	twin := b
 	twin.Name = "another"
-	wantText(t, s.CreateApp(t.Context(), twin, Entry(audit.CreateApp, b.ID)), "its id is in use")
+	wantCode(t, s.CreateApp(t.Context(), twin, Entry(audit.CreateApp, b.ID)), api.InvalidInput, "its id is in use")
 	got, err := s.App(t.Context(), a.ID)
 	must(t, err)
 	if diff := cmp.Diff(a, got); diff != "" {

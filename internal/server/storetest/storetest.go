@@ -104,6 +104,7 @@ func Run(t *testing.T, harness func(t *testing.T) *Harness) {
 		{"apps", testApps},
 		{"settings", testSettings},
 		{"users", testUsers},
+		{"orders within a caller's reach", testReachOfOrders},
 		{"tries to sign in", testTries},
 		{"app names are taken once", testAppNames},
 		{"users of issuers outside", testOutside},
