@@ -58,7 +58,7 @@ func (c *containment) guard(ctx context.Context) error {
 			return fail(order.Protected, "indicator %d allows this content: delete it first, if it is to be contained", id)
 		}
 		files = append(files, guard.File{File: t.File, ID: t.Stat.ID, Sum: t.Sum, Paths: t.Paths})
-		room += t.Sum.Size
+		room += vault.Stored(t.File, t.Sum.Size)
 		t.guarded = true
 	}
 	err := c.rules.Check(ctx, files, c.Force)

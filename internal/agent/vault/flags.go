@@ -55,6 +55,21 @@ func lockInode(fd int, flags uint32) error {
 	return setFlags(fd, have|flags&locks)
 }
 
+// early are the flags that say how bytes are stored: they have to be there
+// before the bytes are (btrfs refuses to set nocow later, and does not compress
+// what is there).
+const early = 0x4 | 0x400 | 0x00800000
+
+// storeAs gives an empty file those flags. What it does not take restoreFlags
+// names in the end.
+func storeAs(fd int, m *Meta) {
+	if want := m.Flags & early; want != 0 {
+		if have, ok, err := getFlags(fd); err == nil && ok {
+			_ = setFlags(fd, have&^early|want) // see above
+		}
+	}
+}
+
 // restoreFlags gives a file the flags it had. Those that the file system does
 // not take are named in lost.
 func restoreFlags(fd int, m *Meta) (lost []string) {

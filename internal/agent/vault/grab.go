@@ -113,7 +113,7 @@ func (g *Grabbed) begin(ctx context.Context, f *os.File, names []string) error {
 	case len(names) == 0:
 		return errors.New("no name given: a file without one is sealed from its descriptor")
 	}
-	if err := g.v.Room(st.Size); err != nil {
+	if err := g.v.Room(Stored(f, st.Size)); err != nil {
 		return err
 	}
 	if g.meta, err = readMeta(f); err != nil {
@@ -188,6 +188,13 @@ func (n Name) dir() string {
 // move takes the first name to the best staging folder that takes it. Until it
 // has succeeded, the file is in its place.
 func (g *Grabbed) move(f *os.File) error {
+	var refused []*stage
+	defer func() {
+		for _, s := range refused {
+			g.v.tidy(s)
+			s.close()
+		}
+	}()
 	done, err := g.v.enterParent(g.parent, &g.in.Names[0].Parent)
 	if err != nil {
 		return err
@@ -203,7 +210,7 @@ func (g *Grabbed) move(f *os.File) error {
 			g.stage = s
 			return nil
 		}
-		s.close()
+		refused = append(refused, s)
 		if !errors.Is(err, unix.EXDEV) {
 			break
 		}

@@ -91,13 +91,19 @@ func tmpfs(t testing.TB, opts string) string {
 // loopfs mounts a fresh file system of a kind in a loop device.
 func loopfs(t testing.TB, kind string, mkfs ...string) string {
 	t.Helper()
+	return loopfsOf(t, 64<<20, kind, mkfs...)
+}
+
+// loopfsOf is loopfs of a size in bytes.
+func loopfsOf(t testing.TB, size int64, kind string, mkfs ...string) string {
+	t.Helper()
 	needRoot(t, kind)
 	dir := tempDir(t)
 	image := filepath.Join(tempDir(t), "image")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(image, 64<<20); err != nil {
+	if err := os.Truncate(image, size); err != nil {
 		t.Fatal(err)
 	}
 	for _, cmd := range [][]string{append(mkfs, image), {"mount", "-o", "loop", image, dir}} {

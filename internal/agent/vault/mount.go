@@ -19,7 +19,8 @@ func mountID(fd int) (uint64, error) {
 	return st.Mnt_id, nil
 }
 
-// mountRoot climbs from an open folder to the root of its mount.
+// mountRoot climbs from an open folder to the root of its mount, or of the
+// subvolume in it: names cannot be moved out of one either.
 func mountRoot(dir *os.File) (*os.File, error) {
 	mount, err := mountID(int(dir.Fd()))
 	if err != nil {
@@ -41,7 +42,7 @@ func mountRoot(dir *os.File) (*os.File, error) {
 			closeUnless(up, nil)
 			return nil, err
 		}
-		if id != mount || here == above {
+		if id != mount || here == above || here.Dev != above.Dev {
 			closeUnless(up, nil)
 			if cur == dir {
 				return reopen(dir)

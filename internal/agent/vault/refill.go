@@ -70,6 +70,7 @@ func (v *Vault) removeTmp(dir *os.File, tmp string) (err error) {
 // fill writes content and metadata, checks the content as it now is, and notes
 // which file is about to get a name.
 func (v *Vault) fill(ctx context.Context, m *Manifest, content, f *os.File, in *Intent) error {
+	storeAs(int(f.Fd()), &m.Meta)
 	if err := f.Truncate(m.Size); err != nil {
 		return err
 	}

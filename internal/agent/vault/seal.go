@@ -70,7 +70,7 @@ func (v *Vault) SealOpen(ctx context.Context, f *os.File, why Why) (_ order.Item
 	if err != nil {
 		return order.Item{}, err
 	}
-	if err := v.Room(st.Size); err != nil {
+	if err := v.Room(Stored(f, st.Size)); err != nil {
 		return order.Item{}, err
 	}
 	meta, err := readMeta(f)

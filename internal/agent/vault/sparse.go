@@ -29,6 +29,9 @@ func (p plan) stored() (n int64) {
 	return n
 }
 
+// Stored is how many of a file's size bytes go into the vault: all but its holes.
+func Stored(f *os.File, size int64) int64 { return planOf(f, size).stored() }
+
 // planOf finds the holes of a file. A file of very many pieces gets fewer by
 // taking its smaller holes for data.
 func planOf(f *os.File, size int64) plan {
