@@ -23,7 +23,11 @@ import (
 // WriteFile puts data under path with mode perm, replacing what was there.
 //
 //	openat(dir, O_TMPFILE-like temporary name, O_EXCL) write fsync rename fsync(dir)
-func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
+func WriteFile(path string, data []byte, perm os.FileMode) error {
+	return writeFile(path, data, perm, SyncDir)
+}
+
+func writeFile(path string, data []byte, perm os.FileMode, syncDir func(string) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
 	if err != nil {
@@ -51,7 +55,7 @@ func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return SyncDir(dir)
+	return syncDir(dir)
 }
 
 // CreateFile is WriteFile for a path that must not exist yet; it fails with an
@@ -96,10 +100,14 @@ func Rename(from, to string) error {
 //
 //	unlink fsync(dir)
 func Remove(path string) error {
+	return remove(path, func() error { return SyncDir(filepath.Dir(path)) })
+}
+
+func remove(path string, syncDir func() error) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot remove %s: %w", path, err)
 	}
-	return SyncDir(filepath.Dir(path))
+	return syncDir()
 }
 
 // Mkdir makes the folder path and its missing parents with mode perm and syncs

@@ -7,8 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // BenchmarkSeal seals a file and, in the same run, copies it with a sync: the
@@ -81,4 +84,71 @@ func copySynced(b *testing.B, from, to string) time.Duration {
 			b.Fatal(err)
 		}
 	})
+}
+
+// BenchmarkTake takes many files, some at a time, as a containment does, and in
+// the same run copies them with a sync and removes them: the ratio is what
+// taking costs over a copy that can be relied on.
+func BenchmarkTake(b *testing.B) {
+	const many, size = 100, 20 << 10
+	for _, alike := range []bool{true, false} {
+		b.Run(map[bool]string{true: "alike", false: "different"}[alike], func(b *testing.B) {
+			v, place := newVault(b)
+			data := random(size)
+			var taken, raw time.Duration
+			for b.Loop() {
+				var paths []string
+				for i := range many {
+					if !alike {
+						data = random(size)
+					}
+					paths = append(paths, filepath.Join(place, fmt.Sprintf("tool%d", i)))
+					write(b, paths[i], data)
+				}
+				unix.Sync()
+				raw += timed(func() { atOnce(paths, func(p string) { copySynced(b, p, p+".copy") }) })
+				order := Why{Order: newID()}
+				taken += timed(func() {
+					atOnce(paths, func(p string) {
+						f, err := os.Open(p)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						defer f.Close()
+						g, err := v.Grab(b.Context(), f, []string{p}, anything)
+						if err == nil {
+							_, err = v.Seal(b.Context(), g, order)
+						}
+						if err == nil {
+							err = g.Remove(b.Context())
+						}
+						if err != nil {
+							b.Error(err)
+						}
+					})
+				})
+				for _, p := range paths {
+					_ = os.Remove(p + ".copy")
+				}
+			}
+			b.ReportMetric(float64(taken.Microseconds())/float64(b.N)/1e3, "take-ms")
+			b.ReportMetric(float64(raw.Microseconds())/float64(b.N)/1e3, "copy+fsync-ms")
+			b.ReportMetric(taken.Seconds()/raw.Seconds(), "take/copy")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func atOnce(paths []string, do func(string)) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 16)
+	for _, p := range paths {
+		slots <- struct{}{}
+		wg.Go(func() {
+			do(p)
+			<-slots
+		})
+	}
+	wg.Wait()
 }

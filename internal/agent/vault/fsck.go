@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"staunch/internal/durable"
 	"staunch/internal/order"
 )
@@ -171,16 +173,16 @@ func (c *checker) moveAside(id string) func() (string, error) {
 		if err := durable.Mkdir(dir, 0o700); err != nil {
 			return "", err
 		}
-		var size int64
-		if fi, err := os.Lstat(c.v.contentPath(id)); err == nil {
-			size = fi.Size()
+		var st unix.Stat_t
+		if unix.Lstat(c.v.contentPath(id), &st) != nil || st.Nlink > 1 {
+			st.Size = 0 // another item has it, too
 		}
 		for _, p := range []string{c.v.manifestPath(id), c.v.contentPath(id)} {
 			if err := durable.Rename(p, filepath.Join(dir, filepath.Base(p))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return "", err
 			}
 		}
-		c.v.account(-size, 0)
+		c.v.account(-st.Size, 0)
 		return "moved to " + dir, nil
 	}
 }

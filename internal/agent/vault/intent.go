@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"staunch/internal/durable"
 	"staunch/internal/order"
 )
 
@@ -85,10 +84,10 @@ func (v *Vault) writeIntent(in *Intent) error {
 	if err != nil {
 		return fmt.Errorf("cannot note what is about to be done: %w", err)
 	}
-	return full(durable.WriteFile(v.intentPath(in.ID), b, 0o600))
+	return full(v.syncs.WriteFile(v.intentPath(in.ID), b, 0o600))
 }
 
-func (v *Vault) closeIntent(id string) error { return durable.Remove(v.intentPath(id)) }
+func (v *Vault) closeIntent(id string) error { return v.syncs.Remove(v.intentPath(id)) }
 
 // intents returns the ids of all intents.
 func (v *Vault) intents() ([]string, error) { return v.ids("intents", ".json") }

@@ -14,7 +14,6 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
-	"staunch/internal/durable"
 	"staunch/internal/filehash"
 	"staunch/internal/order"
 )
@@ -49,7 +48,7 @@ func (v *Vault) save(m *Manifest) error {
 	if err != nil {
 		return err
 	}
-	return full(durable.WriteFile(v.manifestPath(m.ID), b, 0o600))
+	return full(v.syncs.WriteFile(v.manifestPath(m.ID), b, 0o600))
 }
 
 // Get returns the manifest of an item.
@@ -219,15 +218,8 @@ func (v *Vault) Purge(_ context.Context, id string) error {
 }
 
 func (v *Vault) removeContent(id string) error {
-	fi, err := os.Lstat(v.contentPath(id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if err := v.unlinkContent(id); err != nil {
+		return fmt.Errorf("cannot remove content: %w", err)
 	}
-	if err == nil {
-		err = durable.Remove(v.contentPath(id))
-	}
-	if err == nil {
-		v.account(-fi.Size(), 0)
-	}
-	return err
+	return v.syncs.SyncDir(v.path("items"))
 }

@@ -76,6 +76,12 @@ func child(play, dir, place, killAt string) error {
 		if f, err = os.Open(namesIn(place)[0]); err == nil {
 			_, err = v.SealOpen(ctx, f, why)
 		}
+	case "alike":
+		for _, n := range []string{"one", "two"} {
+			if err = grabAndSeal(ctx, v, []string{filepath.Join(place, n)}, "take"); err != nil {
+				return err
+			}
+		}
 	case "take", "putback":
 		err = grabAndSeal(ctx, v, namesIn(place), play)
 	}

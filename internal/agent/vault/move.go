@@ -12,10 +12,15 @@ import (
 	"staunch/internal/order"
 )
 
-// syncDir makes the names in an open folder durable.
-func syncDir(dir *os.File) error {
+// syncDir makes the names in an open folder durable, with one sync for all who
+// wait for that.
+func (v *Vault) syncDir(dir *os.File) error {
+	id, err := idAt(dir, ".")
+	if err == nil {
+		err = v.syncs.Do(id, func() error { return unix.Fsync(int(dir.Fd())) })
+	}
 	// As durable.SyncDir: some file systems cannot, and say EINVAL.
-	if err := unix.Fsync(int(dir.Fd())); err != nil && !errors.Is(err, unix.EINVAL) {
+	if err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("cannot sync folder %q: %w", order.TextOf(dir.Name()), err)
 	}
 	return nil

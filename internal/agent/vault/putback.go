@@ -94,9 +94,9 @@ func (v *Vault) giveBack(in *Intent, s *stage, parent, file *os.File) error {
 		err = errors.Join(err, lockInode(int(file.Fd()), in.Flags))
 	}
 	if parent != nil {
-		err = errors.Join(err, syncDir(parent))
+		err = errors.Join(err, v.syncDir(parent))
 	}
-	err = errors.Join(err, syncDir(s.dir))
+	err = errors.Join(err, v.syncDir(s.dir))
 	v.cfg.Step("putback:synced")
 	return err
 }

@@ -114,7 +114,7 @@ func (v *Vault) committed(ctx context.Context, id string) (*Manifest, error) {
 		err = v.verifyItem(ctx, m)
 	}
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, ErrPurged): // purged since, by who knew that it was whole
 		return m, nil
 	case errors.Is(err, ErrNotFound), errors.Is(err, ErrDamaged):
 		return nil, nil
@@ -164,7 +164,7 @@ func (v *Vault) recoverTaking(ctx context.Context, in *Intent) (Ended, string, e
 		// The staged name goes last, so all others are dealt with.
 		return Finished, "", errors.Join(v.relockParents(in), v.closeIntent(in.ID))
 	}
-	if m != nil && file != nil {
+	if m != nil && m.State != Purged && file != nil {
 		same, err := sameContent(ctx, file, m)
 		if err != nil {
 			return Stuck, "", err

@@ -191,5 +191,5 @@ func (v *Vault) linkName(f *os.File, n Name) (err error) {
 		}
 		return errors.New("its place is taken")
 	}
-	return errors.Join(err, syncDir(dir))
+	return errors.Join(err, v.syncDir(dir))
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -85,10 +86,14 @@ func (v *Vault) finish(in *Intent, s *stage, file *os.File, prior *Manifest) (*L
 		return left, err
 	}
 	v.cfg.Step("remove:staged")
-	if err := syncDir(s.dir); err != nil {
+	if err := v.syncDir(s.dir); err != nil {
 		return left, err
 	}
-	return left, v.closeIntent(in.ID)
+	// Not synced: an intent that a loss of power brings back has nothing left to do.
+	if err := os.Remove(v.intentPath(in.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return left, err
+	}
+	return left, nil
 }
 
 // removeNames removes every name but the staged one, and returns those that
@@ -140,7 +145,7 @@ func (v *Vault) syncName(n Name) error {
 		return err
 	}
 	defer dir.Close() //nolint:errcheck // read only
-	return syncDir(dir)
+	return v.syncDir(dir)
 }
 
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
@@ -173,7 +178,7 @@ func (v *Vault) removeName(item string, n int, name Name, s *stage, id inode.ID)
 		return fmt.Errorf("cannot lift the immutable or append-only flag of its folder: %w", err)
 	}
 	err = unlinkSame(dir, name.base(), s, item, n, id)
-	return errors.Join(err, lockInode(int(dir.Fd()), now.Flags|name.Parent.Flags), syncDir(dir))
+	return errors.Join(err, lockInode(int(dir.Fd()), now.Flags|name.Parent.Flags), v.syncDir(dir))
 }
 
 // unlinkSame removes a name in dir by way of the staging folder, or, where the

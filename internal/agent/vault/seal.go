@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/agent/inode"
-	"staunch/internal/durable"
 	"staunch/internal/filehash"
 	"staunch/internal/order"
 )
@@ -43,7 +42,7 @@ func (v *Vault) Seal(ctx context.Context, g *Grabbed, why Why) (order.Item, erro
 	}
 	m := v.manifest(g.in.ID, g.sum, g.meta, why)
 	m.Names = g.in.Names
-	if err := v.store(ctx, g.file, m, g.unchanged); err != nil {
+	if err := v.storeAlike(ctx, g.file, m, g.unchanged); err != nil {
 		return order.Item{}, fmt.Errorf("cannot seal file: %w", err)
 	}
 	g.sealed = true
@@ -91,7 +90,7 @@ func (v *Vault) SealOpen(ctx context.Context, f *os.File, why Why) (_ order.Item
 	}
 	v.cfg.Step("sealopen:intent")
 	m := v.manifest(id, g.sum, meta, why)
-	if err := v.store(ctx, f, m, g.unchanged); err != nil {
+	if err := v.storeAlike(ctx, f, m, g.unchanged); err != nil {
 		return order.Item{}, errors.Join(err, v.closeIntent(id))
 	}
 	disarm(f)
@@ -150,20 +149,23 @@ func (v *Vault) store(ctx context.Context, src *os.File, m *Manifest, unchanged 
 // commit needs one sync of the folder for both names: a manifest without its
 // whole content is no item, and Recover knows that.
 func (v *Vault) commit(m *Manifest) error {
-	b, err := encodeManifest(m)
-	if err != nil {
-		return err
-	}
 	if err := os.Rename(v.tmpPath(m.ID), v.contentPath(m.ID)); err != nil {
 		return err
 	}
-	v.cfg.Step("seal:content")
-	if err := durable.WriteFile(v.manifestPath(m.ID), b, 0o600); err != nil {
-		return err
-	}
 	v.account(m.Stored, 0)
-	v.cfg.Step("seal:committed")
-	return nil
+	v.cfg.Step("seal:content")
+	return v.writeManifest(m)
+}
+
+func (v *Vault) writeManifest(m *Manifest) error {
+	b, err := encodeManifest(m)
+	if err == nil {
+		err = v.syncs.WriteFile(v.manifestPath(m.ID), b, 0o600)
+	}
+	if err == nil {
+		v.cfg.Step("seal:committed")
+	}
+	return err
 }
 
 // encrypt writes src's content to dst and compares it with the manifest on the way.
@@ -272,18 +274,13 @@ func (d *diskReader) blame(err error) error {
 // rest is no item.
 func (v *Vault) drop(id string) error {
 	if _, err := os.Lstat(v.manifestPath(id)); !errors.Is(err, fs.ErrNotExist) {
-		if err := durable.Remove(v.manifestPath(id)); err != nil {
+		if err := v.syncs.Remove(v.manifestPath(id)); err != nil {
 			return err
 		}
-		if fi, err := os.Lstat(v.contentPath(id)); err == nil {
-			v.account(-fi.Size(), 0)
-		}
 	}
-	var err error
-	for _, p := range []string{v.contentPath(id), v.tmpPath(id)} {
-		if e := os.Remove(p); e != nil && !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
+	err := v.unlinkContent(id)
+	if e := os.Remove(v.tmpPath(id)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
 	}
 	return err
 }

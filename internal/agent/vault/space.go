@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -68,21 +67,6 @@ func (v *Vault) account(used, reserved int64) {
 	defer v.mu.Unlock()
 	v.used += used
 	v.reserved += reserved
-}
-
-// measure adds up the sealed content.
-func (v *Vault) measure() (int64, error) {
-	entries, err := os.ReadDir(v.path("items"))
-	if err != nil {
-		return 0, err
-	}
-	var n int64
-	for _, e := range entries {
-		if fi, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".age") {
-			n += fi.Size()
-		}
-	}
-	return n, nil
 }
 
 // noRoomError is ErrNoSpace of another disk than the vault's.

@@ -101,7 +101,7 @@ func (v *Vault) mountStage(parent *os.File) (*stage, error) {
 		err = fmt.Errorf("%q is not ours alone", order.TextOf(dir.Name()))
 	}
 	if err == nil {
-		err = syncDir(root)
+		err = v.syncDir(root)
 	}
 	if err != nil {
 		_ = dir.Close() // read only

@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-
-	"staunch/internal/durable"
 )
 
 // sweep removes what no intent speaks of and no item needs: half-written
@@ -53,7 +51,7 @@ func (v *Vault) sweepPurged() error {
 	}
 	for _, id := range ids {
 		if m, err := v.load(id); err == nil && m.State == Purged {
-			if err := durable.Remove(v.contentPath(id)); err != nil {
+			if err := v.removeContent(id); err != nil {
 				return err
 			}
 		}

@@ -62,7 +62,7 @@ func (v *Vault) relock(in *Intent, parent *os.File) (note string, err error) {
 	case gone(err), errors.Is(err, ErrChanged):
 		note, err = missing, nil
 	}
-	return note, errors.Join(err, lockInode(int(parent.Fd()), first.Parent.Flags), syncDir(parent))
+	return note, errors.Join(err, lockInode(int(parent.Fd()), first.Parent.Flags), v.syncDir(parent))
 }
 
 // relockParents gives the folders of all names the flags they had.

@@ -83,19 +83,22 @@ type Vault struct {
 	// lifted state for the folder's own.
 	lift sync.RWMutex
 
+	syncs durable.Shared // of folders
+
 	mu       sync.Mutex
-	used     int64             // bytes of sealed content
-	reserved int64             // bytes of content being sealed
-	busy     map[string]bool   // items and intents being worked on
-	partial  map[string]uint64 // items whose files kept names, and the files' inode numbers
-	swept    bool              // Recover has removed what was half-written when the vault was opened
+	used     int64               // bytes of sealed content
+	reserved int64               // bytes of content being sealed
+	busy     map[string]bool     // items and intents being worked on
+	shared   map[shareKey]*share // what an order has sealed, for further copies of the same
+	partial  map[string]uint64   // items whose files kept names, and the files' inode numbers
+	swept    bool                // Recover has removed what was half-written when the vault was opened
 }
 
 // Open opens the vault in cfg.Dir, making it if need be. Call Recover before
 // anything else.
 func Open(cfg Config) (_ *Vault, err error) {
 	cfg.defaults()
-	v := &Vault{cfg: cfg, busy: map[string]bool{}, partial: map[string]uint64{}, unlock: func() {}}
+	v := &Vault{cfg: cfg, busy: map[string]bool{}, partial: map[string]uint64{}, shared: map[shareKey]*share{}, unlock: func() {}}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("cannot open vault %s: %w", cfg.Dir, err)
