@@ -41,6 +41,9 @@ func (c statusCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) er
 		fmt.Fprintf(w, "version   %s\nrunning   %v\nstate     %s\ndevice    %s\nserver    %s\nconnected %v\n", s.Version, s.Running, s.StateDir, s.DeviceID, s.Server, s.Connected)
 		fmt.Fprintf(w, "index     %d files, %.0f %%, complete %v\norders    %d at work, %d receipts unsent\nvault     %d items\n",
 			s.Index.Files, 100*s.Index.Progress, s.Index.Complete, s.Orders, s.Unsent, s.Items)
+		if p := s.Processes; p != nil {
+			fmt.Fprintf(w, "processes %d programs and %d scripts known by %s, %d to be read; %d events, lost %d times\n", p.Programs, p.Scripts, p.Source, p.Waiting, p.Heard, p.Lost)
+		}
 		for _, g := range s.Gates {
 			fmt.Fprintf(w, "gate      refuses %s since %s\n", g.File, g.Since.Local().Format("2006-01-02 15:04:05"))
 		}

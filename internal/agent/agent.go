@@ -302,7 +302,7 @@ func (a *Agent) openVault(ceiling int64, step func(string)) (err error) {
 
 func (a *Agent) openHolder(cfg Config) (err error) {
 	if a.holder, err = process.New(process.Config{
-		Rung: cfg.Rung, StateDir: a.state.Dir, Keeper: cfg.Keeper, Log: a.log,
+		Rung: cfg.Rung, StateDir: a.state.Dir, Keeper: cfg.Keeper, Table: !cfg.NoIndex, Log: a.log,
 		Spare: func(pid int) bool { return pid == os.Getppid() }, // the supervisor
 	}); err != nil {
 		return err

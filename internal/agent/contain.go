@@ -64,6 +64,7 @@ type containment struct {
 	begun   time.Time // carries the monotonic clock
 	receipt order.Receipt
 	copies  []*taken
+	ran     int64 // the size, in bytes, of what a process was met to run, of which there may be no file any more; -1: none was met
 	inVault int64 // the content's size in bytes, where an item has it; else 0
 	sums    *sums
 	armed   *process.Hold         // from hold on
@@ -98,7 +99,7 @@ var errDone = errors.New("done")
 // is complete also when ctx ends or a step fails; it is not signed yet.
 func (a *Agent) contain(ctx context.Context, r Request) order.Receipt {
 	defer a.hashes.lock(r.File.String())()
-	c := &containment{Agent: a, Request: r, begun: a.now(), sums: newSums(r.File)}
+	c := &containment{Agent: a, Request: r, begun: a.now(), ran: -1, sums: newSums(r.File)}
 	c.receipt = order.Receipt{Order: r.ID, Device: a.deviceID(), Kind: order.StopAndQuarantine, Accepted: c.begun.UTC()}
 	defer c.close()
 

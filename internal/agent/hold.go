@@ -60,7 +60,7 @@ func (c *containment) openFiles() {
 
 // target is what the process package has to recognise.
 func (c *containment) target() process.Target {
-	t := process.Target{Match: c.sums.match, Size: max(c.size(), 0)}
+	t := process.Target{Match: c.sums.match, Sum: c.File.Matches, Size: max(c.size(), 0)}
 	for _, k := range c.open() {
 		t.Copies = append(t.Copies, process.Copy{File: k.File, Stat: k.Stat})
 	}

@@ -30,7 +30,7 @@ func (a *Agent) stopLate(r gate.Refusal) {
 // system needs or that a rule allows by now. It takes nothing.
 func (a *Agent) stopOnly(r gate.Refusal) error {
 	defer a.hashes.lock(r.File.String())()
-	c := &containment{Agent: a, Request: Request{ID: newID(), File: r.File, DryRun: true}, begun: a.now(), sums: newSums(r.File)}
+	c := &containment{Agent: a, Request: Request{ID: newID(), File: r.File, DryRun: true}, begun: a.now(), ran: -1, sums: newSums(r.File)}
 	defer c.close()
 	if err := c.running(a.ctx); err != nil || len(c.copies) == 0 {
 		return err

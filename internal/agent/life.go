@@ -155,7 +155,7 @@ func (a *Agent) Find(ctx context.Context, q FindRequest) (Found, error) {
 	if q.File.IsZero() {
 		return Found{}, errors.New("cannot find: no hash was given")
 	}
-	c := &containment{Agent: a, Request: Request{File: q.File, Scan: q.Scan}, begun: a.now(), sums: newSums(q.File)}
+	c := &containment{Agent: a, Request: Request{File: q.File, Scan: q.Scan}, begun: a.now(), ran: -1, sums: newSums(q.File)}
 	defer c.close()
 	if err := c.look(ctx); err != nil {
 		return Found{}, err
@@ -200,6 +200,9 @@ func (a *Agent) Status(context.Context) (Status, error) {
 	if a.index != nil {
 		st := a.index.Status()
 		s.Index = IndexStatus{Complete: st.Complete, Progress: st.Progress, Files: st.Files, Status: st}
+	}
+	if t, ok := a.holder.Table(); ok {
+		s.Processes = &t
 	}
 	items, err := a.vault.List()
 	if err != nil {

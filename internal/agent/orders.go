@@ -260,7 +260,7 @@ func (a *Agent) Ask(ctx context.Context, q order.Ask) order.Answer {
 		ans.Progress = "there is no index"
 		return ans
 	}
-	c := &containment{Agent: a, Request: Request{File: q.File}, begun: a.now(), sums: newSums(q.File)}
+	c := &containment{Agent: a, Request: Request{File: q.File}, begun: a.now(), ran: -1, sums: newSums(q.File)}
 	defer c.close()
 	found, vouched, err := c.lookupNow(ctx)
 	if err == nil && len(found) == 0 {
@@ -278,6 +278,8 @@ func (a *Agent) Ask(ctx context.Context, q order.Ask) order.Answer {
 	}
 	switch {
 	case ans.Has == "yes":
+	case c.ran >= 0: // of which there is no file any more
+		ans.Has, ans.Size = "yes", c.ran
 	case err != nil:
 		ans.Progress = err.Error()
 	case vouched && len(c.receipt.NotCovered) == 0:

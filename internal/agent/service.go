@@ -16,6 +16,7 @@ import (
 
 	"staunch/internal/agent/gate"
 	"staunch/internal/agent/index"
+	"staunch/internal/agent/process"
 	"staunch/internal/filehash"
 	"staunch/internal/order"
 )
@@ -71,20 +72,21 @@ type Enabled struct {
 
 // Status is how the agent is.
 type Status struct {
-	Version    string       `json:"version"`
-	Running    bool         `json:"running"` // false: told by the command line from the folder alone
-	StateDir   string       `json:"stateDir"`
-	DeviceID   string       `json:"deviceId,omitempty"`
-	Server     string       `json:"server,omitempty"`
-	Connected  bool         `json:"connected"`
-	Privileged bool         `json:"privileged"`
-	Off        []string     `json:"off,omitempty"` // what does not work here, with the reason
-	Index      IndexStatus  `json:"index"`
-	Gate       *gate.Status `json:"gate,omitempty"`
-	Gates      []Gated      `json:"gates,omitempty"` // contents whose start is refused
-	Orders     int          `json:"orders"`          // at work
-	Unsent     int          `json:"unsent"`          // receipts the server has not taken yet
-	Items      int          `json:"items"`           // sealed in the vault
+	Version    string               `json:"version"`
+	Running    bool                 `json:"running"` // false: told by the command line from the folder alone
+	StateDir   string               `json:"stateDir"`
+	DeviceID   string               `json:"deviceId,omitempty"`
+	Server     string               `json:"server,omitempty"`
+	Connected  bool                 `json:"connected"`
+	Privileged bool                 `json:"privileged"`
+	Off        []string             `json:"off,omitempty"` // what does not work here, with the reason
+	Index      IndexStatus          `json:"index"`
+	Gate       *gate.Status         `json:"gate,omitempty"`
+	Processes  *process.TableStatus `json:"processes,omitempty"` // the standing table of what runs
+	Gates      []Gated              `json:"gates,omitempty"`     // contents whose start is refused
+	Orders     int                  `json:"orders"`              // at work
+	Unsent     int                  `json:"unsent"`              // receipts the server has not taken yet
+	Items      int                  `json:"items"`               // sealed in the vault
 }
 
 // IndexStatus is the state of the index.

@@ -42,7 +42,7 @@ func (s *standing) keep(h filehash.Hash, size int64) {
 		s.log.Warn("too many contents are held; this one is refused by the gate alone", "hash", h.String(), "most", maxStanding)
 		return
 	}
-	d, err := s.holder.Arm(process.Target{Match: newSums(h).match, Size: size, Seen: s.seen})
+	d, err := s.holder.Arm(process.Target{Match: newSums(h).match, Sum: h.Matches, Size: size, Seen: s.seen})
 	if err != nil {
 		s.log.Warn("this content is refused by the gate alone", "hash", h.String(), "error", err)
 		return

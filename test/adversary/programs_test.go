@@ -3,6 +3,7 @@
 package adversary
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,16 @@ const pyLoop = `import os, time
 for i in range(600):
     with open(os.environ["STAUNCH_BEAT"] + ".txt", "a") as f:
         f.write("x")
+    time.sleep(0.05)
+`
+
+// pyErased removes its own file once an agent is there that may know of it.
+const pyErased = `import os, time
+for i in range(600):
+    with open(os.environ["STAUNCH_BEAT"] + ".txt", "a") as f:
+        f.write("x")
+    if os.path.exists(%q) and os.path.exists(__file__):
+        os.unlink(__file__)
     time.sleep(0.05)
 `
 
@@ -84,6 +95,10 @@ func hostilePrograms() []scenario {
 		p("script: sourced by sh -c", shell(loop, func(w *world, path string) *exec.Cmd {
 			return w.command("/bin/sh", "-c", ". "+path)
 		})),
+		{
+			name: "script: removes itself", processes: true, moves: true, erased: true, only: running,
+			set: func(w *world) { shell(fmt.Sprintf(pyErased, filepath.Join(w.state, "agent.sock")), by(python()))(w) },
+		},
 		p("script: python3 < FILE", shell(pyLoop, func(w *world, path string) *exec.Cmd {
 			cmd := w.command(python())
 			f, err := os.Open(path)

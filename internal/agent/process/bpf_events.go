@@ -61,6 +61,12 @@ func (f *hookFeed) drain() ([]event, bool, error) {
 	return all, lost, nil
 }
 
+// await implements stream. Somebody else may read the ring meanwhile: then this
+// waits for as long as it may, and what was meant for us is there.
+func (f *hookFeed) await(most time.Duration) error {
+	return readable(f.k.coll.Maps["births"].FD(), most)
+}
+
 // pump shares out what the kernel has written.
 func (k *hooks) pump() error {
 	k.draining.Lock()

@@ -173,7 +173,7 @@ func (h *Holder) tryHooks() error {
 	if int(a.PID) != os.Getpid() { //nolint:gosec // pids are small
 		return errors.New("the agent does not see the machine's own process numbers: run it outside of containers")
 	}
-	d := &Hold{h: h, judge: newJudge(Target{Size: 1})} // of no use but to arm the hooks
+	d := &Hold{h: h, judge: newJudge(Target{Size: 1}, nil)} // of no use but to arm the hooks
 	if err := h.hooks.watch(d); err != nil {
 		return err
 	}

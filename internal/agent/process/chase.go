@@ -6,6 +6,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,7 @@ type event struct {
 // everything that had happened by the time of the call, unless lost.
 type stream interface {
 	drain() (events []event, lost bool, err error)
+	await(most time.Duration) error // until something has happened, or not for as long
 	close() error
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 )
 
 // TestPursuitFollows: who is born of whom, and when, decides who is examined.
@@ -58,6 +59,8 @@ type step struct {
 }
 
 func (s *scripted) close() error { return nil }
+
+func (s *scripted) await(time.Duration) error { return nil }
 
 func (s *scripted) drain() ([]event, bool, error) {
 	if s.n++; s.n > len(s.steps) {

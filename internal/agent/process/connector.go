@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +94,18 @@ func (c *connector) drain() (all []event, lost bool, err error) {
 			all = append(all, e)
 		}
 	}
+}
+
+// await implements stream.
+func (c *connector) await(most time.Duration) error { return readable(c.fd, most) }
+
+// readable waits until a descriptor can be read, or not for as long.
+func readable(fd int, most time.Duration) error {
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(most.Milliseconds())) //nolint:gosec // descriptors are small
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	return err
 }
 
 // gap reports whether an event is missing before this one: each processor

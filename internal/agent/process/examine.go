@@ -17,7 +17,7 @@ import (
 type finding struct {
 	how  How
 	stat inode.Stat
-	file *os.File // what matched, open
+	file *os.File // what matched, open; nil = it is gone, and only the table has seen it
 	pid  int      // the thread through which it was seen: the process's id, except where its leader has left
 }
 

@@ -72,7 +72,7 @@ func (h *Holder) Arm(t Target) (*Hold, error) {
 		return nil, fmt.Errorf("cannot hold a target of %d bytes", t.Size)
 	}
 	d := &Hold{
-		h: h, t: t, judge: newJudge(t), running: true,
+		h: h, t: t, judge: newJudge(t, h.table), running: true,
 		pins: make(map[uint64]*pin), met: make(map[identity]*caught), sealed: make(map[inode.ID]bool), doomed: make(map[int]Match),
 	}
 	for _, c := range t.Copies {

@@ -100,7 +100,7 @@ func (d *Hold) secure(l *look, c *caught, f *finding) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if f.stat.Nlink > 0 || d.sealed[f.stat.ID] {
+	if file == nil || f.stat.Nlink > 0 || d.sealed[f.stat.ID] {
 		closeFile(file)
 		return
 	}

@@ -23,7 +23,7 @@ func (h *Holder) Look(ctx context.Context, t Target) ([]Match, error) {
 	if t.Match == nil {
 		return nil, errors.New("cannot look for a target without a way to recognise its content")
 	}
-	return h.newLook(newJudge(t)).all(ctx, true)
+	return h.newLook(newJudge(t, h.table)).all(ctx, true)
 }
 
 // Look examines every process anew and returns those that match, killing
@@ -113,7 +113,7 @@ func (g *gathered) deal(pid int) outcome {
 	m := g.look.h.describe(pid, f)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.files && !g.over && !g.handed[m.Ident] {
+	if f.file != nil && g.files && !g.over && !g.handed[m.Ident] {
 		g.handed[m.Ident] = true
 		m.File = f.file
 	} else {
@@ -153,7 +153,7 @@ func (l *look) trouble() error {
 
 // describe tells what is known of a matching process while it lives.
 func (h *Holder) describe(pid int, f *finding) Match {
-	m := Match{PID: pid, How: f.how, Ident: f.stat.ID, UID: h.proc.owner(pid)}
+	m := Match{PID: pid, How: f.how, Ident: f.stat.ID, Size: f.stat.Size, UID: h.proc.owner(pid)}
 	if v, err := h.proc.vital(pid); err == nil {
 		m.Start, m.PPID = v.start, v.ppid
 	}

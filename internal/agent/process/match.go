@@ -30,6 +30,7 @@ type Match struct {
 	Command string // arguments separated by NUL, cut at 4 KiB
 	How     How
 	Ident   inode.ID // the file that matched
+	Size    int64    // its size, in bytes
 	// Exe of a file that has no name any more (unlinked, or in memory), opened
 	// before the kill so that it can be sealed: once for each such file. The
 	// caller closes it.

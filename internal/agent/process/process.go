@@ -42,6 +42,7 @@ const (
 type Config struct {
 	Rung     string             // "" = the strongest this machine has; else a rung, and New fails where it is not to be had
 	Spare    func(pid int) bool // processes never killed or frozen besides pid 1 and this one: the agent's own; nil = none
+	Table    bool               // keep a standing table of what runs: for an agent that stays
 	StateDir string             // where a freeze is recorded; "" = the freeze rung is not used
 	Keeper   []string           // arguments with which this program, given StateDir and a duration besides, calls Keep; nil = after this process's death the next start thaws
 	Log      *slog.Logger       // nil = silent
@@ -60,6 +61,7 @@ type Holder struct {
 	proc    *procfs
 	hooks   *hooks   // nil where BPF is not to be had or not wanted
 	watcher *watcher // serves hooks; nil with them
+	table   *table   // nil where none is kept
 	why     string   // why the rung is the one it is
 	rung    string
 
@@ -101,6 +103,11 @@ func New(cfg Config) (*Holder, error) {
 	if err := h.choose(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
+	if cfg.Table {
+		if err := h.startTable(); err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
+	}
 	cfg.Log.Info("ready to hold processes", "rung", h.rung, "why", h.why)
 	return h, nil
 }
@@ -115,13 +122,17 @@ func (h *Holder) Close() error {
 	for _, d := range h.armed() {
 		d.Release()
 	}
+	var err error
+	if h.table != nil {
+		err = h.table.stop()
+	}
 	if h.watcher != nil {
 		h.watcher.stop()
 	}
 	if !h.idle() {
 		return errors.New("cannot close the holder of processes: opening a process's file is being held up by another program")
 	}
-	return errors.Join(h.dropHooks(), h.proc.close())
+	return errors.Join(err, h.dropHooks(), h.proc.close())
 }
 
 // armed returns the holds that stand.

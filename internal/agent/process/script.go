@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -166,34 +167,55 @@ func (l *look) script(pid int) (*finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := arguments(b)
-	if len(args) > 1 && filepath.Base(args[0]) == "busybox" {
-		args = args[1:]
-	}
-	name, none := fam.scriptOf(args)
-	if name != "" {
-		if f := l.named(pid, name); f != nil {
-			return f, nil
-		}
-	}
-	for _, name := range fam.sourced(args) {
+	names, stdin := fam.given(arguments(b))
+	for _, name := range names {
 		if f := l.named(pid, name); f != nil {
 			return f, nil
 		}
 	}
 	if fam.shell {
-		if f, err := l.kept(pid, name); f != nil || err != nil {
+		if f, err := l.kept(pid, names); f != nil || err != nil {
 			return f, err
 		}
 	}
-	if name == "" && !none && !fam.named {
+	if stdin {
 		f, err := l.entry(pid, "fd/0", Interprets)
-		if err != nil && !gone(err) && !forbidden(err) {
-			return nil, err
+		if err != nil && !gone(err) && !forbidden(err) || f != nil {
+			return f, err
 		}
-		return f, nil
 	}
-	return nil, nil
+	return l.recorded(pid)
+}
+
+// given returns what an interpreter runs by its arguments: the names of files,
+// or its standard input.
+func (f *family) given(args []string) (names []string, stdin bool) {
+	if len(args) > 1 && filepath.Base(args[0]) == "busybox" {
+		args = args[1:]
+	}
+	name, none := f.scriptOf(args)
+	if name != "" {
+		names = append(names, name)
+	}
+	return append(names, f.sourced(args)...), name == "" && !none && !f.named
+}
+
+// recorded judges the script that the standing table has seen the process to
+// be started with. The file may be gone: then there is none to show.
+func (l *look) recorded(pid int) (*finding, error) {
+	l.h.table.catchUp()
+	s, ok := l.h.table.script(pid)
+	if !ok || l.judge.sum == nil || !l.judge.sum(s.sum) {
+		return nil, nil
+	}
+	v, err := l.h.proc.vital(pid)
+	if err != nil || v.start != s.start {
+		return nil, err
+	}
+	if exe, err := l.h.proc.stat(pid, "exe"); err != nil || exe.ID != s.exe {
+		return nil, err
+	}
+	return &finding{how: Interprets, stat: s.stat}, nil
 }
 
 // family tells whether the process's program is an interpreter.
@@ -223,18 +245,7 @@ func (l *look) family(pid int) (*family, error) {
 // name that leads nowhere is no finding and no trouble: the script may be gone
 // or the process may have changed its folder.
 func (l *look) named(pid int, name string) *finding {
-	var f *os.File
-	var err error
-	if filepath.IsAbs(name) {
-		f, err = l.h.within(pid, name)
-	} else {
-		var cwd int
-		if cwd, err = l.h.proc.handle(pid, "cwd"); err != nil {
-			return nil
-		}
-		f, err = openRegular(cwd, name, unix.RESOLVE_NO_MAGICLINKS)
-		unix.Close(cwd) //nolint:errcheck // a handle: nothing can be lost
-	}
+	f, err := l.h.openAs(pid, name)
 	if err != nil {
 		return nil
 	}
@@ -245,11 +256,24 @@ func (l *look) named(pid int, name string) *finding {
 	return found
 }
 
+// openAs opens a regular file by the name a process has for it.
+func (h *Holder) openAs(pid int, name string) (*os.File, error) {
+	if filepath.IsAbs(name) {
+		return h.within(pid, name)
+	}
+	cwd, err := h.proc.handle(pid, "cwd")
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(cwd) //nolint:errcheck // a handle: nothing can be lost
+	return openRegular(cwd, name, unix.RESOLVE_NO_MAGICLINKS)
+}
+
 // kept judges the script a shell keeps open for itself: bash on descriptor
 // 255, the others on the first free one from 10 up, both to be closed on exec.
 // From 10 up a shell also puts aside what a redirection replaces, standard
 // input given as data among it: there the name must be that of the script.
-func (l *look) kept(pid int, name string) (*finding, error) {
+func (l *look) kept(pid int, names []string) (*finding, error) {
 	fds, err := l.h.proc.numbers(path(pid, "fd"))
 	if err != nil {
 		return nil, err
@@ -265,7 +289,9 @@ func (l *look) kept(pid int, name string) (*finding, error) {
 		}
 		if fd != 255 {
 			link, err := l.h.proc.link(pid, entry)
-			if err != nil || name == "" || filepath.Base(strings.TrimSuffix(link, " (deleted)")) != filepath.Base(name) {
+			if err != nil || !slices.ContainsFunc(names, func(n string) bool {
+				return filepath.Base(strings.TrimSuffix(link, " (deleted)")) == filepath.Base(n)
+			}) {
 				continue
 			}
 		}

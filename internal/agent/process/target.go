@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/agent/inode"
+	"staunch/internal/filehash"
 )
 
 // Target is one content that must not run.
@@ -28,6 +29,8 @@ type Target struct {
 	// Match reads f from its start and says whether its content is the
 	// target's. Required. It is called from several goroutines.
 	Match func(f *os.File) (bool, error)
+	// Sum says the same of digests that are known already; nil = all is read.
+	Sum func(filehash.Sum) bool
 	// Seen is told of matches that the hooks met and killed after Stop had
 	// returned, from a goroutine of the holder; nil = nobody is told. The
 	// match's Exe is the callee's to close.
@@ -53,6 +56,8 @@ const (
 // judge answers whether a file is the target, reading each content once.
 type judge struct {
 	match func(*os.File) (bool, error)
+	sum   func(filehash.Sum) bool // nil = not to be had
+	table *table                  // nil = there is none
 
 	mu    sync.Mutex
 	size  int64 // -1 = not known
@@ -74,8 +79,8 @@ const maxJudged = 1 << 16
 // the same time.
 const settled = 20 * time.Millisecond
 
-func newJudge(t Target) *judge {
-	j := &judge{match: t.Match, size: -1, cache: make(map[inode.ID]judged)}
+func newJudge(t Target, known *table) *judge {
+	j := &judge{match: t.Match, sum: t.Sum, table: known, size: -1, cache: make(map[inode.ID]judged)}
 	if t.Size > 0 {
 		j.size = t.Size
 	}
@@ -94,6 +99,12 @@ func (j *judge) byStat(st inode.Stat) verdict {
 	}
 	if k, ok := j.cache[st.ID]; ok && k.stat.Same(st) {
 		return k.verdict
+	}
+	// What the table says to be guilty is read all the same.
+	if j.sum != nil {
+		if sum, ok := j.table.sum(st); ok && !j.sum(sum) {
+			return innocent
+		}
 	}
 	return unknown
 }

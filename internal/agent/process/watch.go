@@ -40,7 +40,7 @@ func (h *Holder) Watch(t Target) (*Watch, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := h.newLook(newJudge(t))
+	l := h.newLook(newJudge(t, h.table))
 	w := &Watch{
 		got:    &gathered{look: l, files: true, seen: make(map[identity]bool), handed: make(map[inode.ID]bool)},
 		cancel: cancel, done: make(chan struct{}), caught: make(chan struct{}),
