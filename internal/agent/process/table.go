@@ -50,6 +50,7 @@ type script struct {
 	content
 	start uint64   // of the process
 	exe   inode.ID // the interpreter
+	args  uint64   // a digest of its arguments
 }
 
 // waiting is a program that is to be read while a process runs it.
@@ -175,7 +176,6 @@ func (t *table) fail(err error) {
 	defer t.mu.Unlock()
 	t.source = "list"
 	t.lost++
-	clear(t.scripts)
 }
 
 // catchUp takes in what has happened so far. If somebody is at it and held up,
@@ -201,13 +201,12 @@ func (t *table) catchUp() {
 	if lost {
 		t.mu.Lock()
 		t.lost++
-		clear(t.scripts) // whose number may be another's by now
 		t.mu.Unlock()
 		t.list()
 	}
 	for _, e := range events {
 		if e.exec {
-			t.executed(e.pid)
+			t.executed(e.pid, false)
 		} else {
 			t.forked(e.pid, e.parent)
 		}
@@ -221,10 +220,10 @@ func (t *table) list() {
 		t.h.cfg.Log.Warn("cannot list processes", "error", err)
 		return
 	}
-	for _, pid := range pids {
-		t.executed(pid)
-	}
 	t.sweep()
+	for _, pid := range pids {
+		t.executed(pid, true)
+	}
 }
 
 // sweep forgets processes that are gone, and programs nobody has run since.

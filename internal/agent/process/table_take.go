@@ -4,6 +4,7 @@ package process
 
 import (
 	"context"
+	"hash/fnv"
 	"io"
 	"os"
 	"time"
@@ -12,8 +13,10 @@ import (
 	"staunch/internal/filehash"
 )
 
-// executed takes in that a process executes what it does now.
-func (t *table) executed(pid int) {
+// executed takes in that a process executes what it does now. listed says that
+// it may have done so for long, and its script be gone: then what is known of it
+// stays, unless its arguments are others.
+func (t *table) executed(pid int, listed bool) {
 	st, err := t.h.proc.stat(pid, "exe")
 	t.mu.Lock()
 	known := t.programs[st.ID].stat.Same(st)
@@ -50,8 +53,7 @@ func (t *table) executed(pid int) {
 	switch {
 	case ok:
 		t.keep(pid, s)
-	case had && before.start == s.start && before.exe == st.ID && !t.hears():
-		// Merely listed again, and the script is gone by now.
+	case listed && had && before.start == s.start && before.exe == st.ID && before.args == s.args:
 	default:
 		t.forget(pid, had)
 	}
@@ -116,6 +118,9 @@ func (t *table) given(pid int, fam *family) (s script, ok bool) {
 	if err != nil {
 		return s, false
 	}
+	sum := fnv.New64a()
+	sum.Write(b) //nolint:errcheck // never fails
+	s.args = sum.Sum64()
 	names, stdin := fam.given(arguments(b))
 	for _, name := range names {
 		if f, err := t.h.openAs(pid, name); err == nil {

@@ -83,6 +83,9 @@ func TestDeletedScript(t *testing.T) {
 			if !r.Proven {
 				t.Errorf("not proven: %q", r.Notes)
 			}
+			if s, ok := h.Table(); !ok || s.Source != rung || s.Heard == 0 || s.Scripts < 3 {
+				t.Errorf("the table: %+v", s)
+			}
 			if how(r)[guilty.Process.Pid] != Interprets || how(r)[child] != Interprets || len(r.Matches) != 2 {
 				t.Errorf("met %+v, want processes %d and %d", r.Matches, guilty.Process.Pid, child)
 			}
@@ -90,9 +93,6 @@ func TestDeletedScript(t *testing.T) {
 				if err := alive(cmd); err != nil {
 					t.Errorf("%q was harmed: %v", cmd.Args, err)
 				}
-			}
-			if s, ok := h.Table(); !ok || s.Source != rung || s.Heard == 0 || s.Scripts < 3 {
-				t.Errorf("the table: %+v", s)
 			}
 		})
 	}
