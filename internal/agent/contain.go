@@ -71,6 +71,7 @@ type containment struct {
 	seen    []persistence.Process // processes that ran the file, as they were
 	once    []string              // paths it had when it was started
 	vouched bool                  // the last look saw every file where it was asked to, also those that moved meanwhile
+	tracing *tracing              // from trace on, until its result is in the receipt
 	gated   bool                  // the hash is in the gate's deny set because of us
 	final   bool                  // past the point of no return
 }
@@ -104,6 +105,7 @@ func (a *Agent) contain(ctx context.Context, r Request) order.Receipt {
 	defer c.close()
 
 	err := c.run(ctx)
+	c.endTrace()
 	for _, t := range c.copies {
 		c.receipt.Copies = append(c.receipt.Copies, t.wire())
 	}
@@ -218,15 +220,15 @@ func (c *containment) note(format string, args ...any) {
 }
 
 func (c *containment) close() {
-	if c.armed != nil {
-		c.armed.Release()
-	}
 	if c.gated && c.receipt.Outcome == order.Proven {
 		// The files are gone, and with them the marks on them.
 		if err := c.gates.client.Release(c.ID + fileRules); err != nil {
 			c.log.Warn("gate rules are left over", "order_id", c.ID, "error", err)
 		}
 		c.held.keep(c.File, c.size())
+	}
+	if c.armed != nil { // after what outlasts it
+		c.armed.Release()
 	}
 	for _, t := range c.copies {
 		if t.File != nil {

@@ -15,7 +15,7 @@ import (
 	"staunch/internal/order"
 )
 
-// traceTime bounds the search for what brings the file back: the proof waits
+// traceTime bounds the search for what brings the file back: the receipt waits
 // for it, and the gate holds meanwhile.
 const traceTime = 500 * time.Millisecond
 
@@ -41,10 +41,40 @@ func (c *containment) remember(matches []process.Match) {
 	}
 }
 
-// trace names in the receipt what would bring the file back, and disables it if
-// that was asked for. What goes wrong in it is a note: the file is contained anyway.
+// A tracing is a search for what would bring the file back. It runs beside the
+// proof, which does not depend on it.
+type tracing struct {
+	done  chan struct{}
+	step  int // of the receipt
+	res   persistence.Result
+	err   error
+	endNs int64
+}
+
+// trace begins to look for what would bring the file back. What is to be
+// disabled must be known before the proof, so that is waited for.
 func (c *containment) trace(ctx context.Context) error {
-	targets := persistence.Targets{Processes: c.seen, Size: c.size(), Match: func(f *os.File) bool {
+	c.endTrace() // of an earlier round, which knew less
+	t := &tracing{done: make(chan struct{}), step: len(c.receipt.Steps)}
+	c.tracing = t
+	targets := c.traceTargets()
+	go func() {
+		defer close(t.done)
+		ctx, cancel := context.WithTimeout(ctx, traceTime)
+		defer cancel()
+		t.res, t.err = persistence.Find(ctx, persistence.Config{}, targets)
+		t.endNs = c.since()
+	}()
+	if c.Disable {
+		c.endTrace()
+		c.disable(ctx, t.res.Findings)
+	}
+	return nil
+}
+
+// traceTargets are what was contained so far.
+func (c *containment) traceTargets() persistence.Targets {
+	targets := persistence.Targets{Processes: slices.Clone(c.seen), Size: c.size(), Match: func(f *os.File) bool {
 		is, _ := c.sums.match(f) // unreadable: no match
 		return is
 	}}
@@ -59,25 +89,33 @@ func (c *containment) trace(ctx context.Context) error {
 		}
 	}
 	targets.Paths = slices.DeleteFunc(merge(targets.Paths, c.once), func(p string) bool { return !strings.HasPrefix(p, "/") })
-	ctx, cancel := context.WithTimeout(ctx, traceTime)
-	defer cancel()
-	res, err := persistence.Find(ctx, persistence.Config{}, targets)
-	if err != nil {
-		c.note("what would bring the file back could not be looked for: %v", err)
-		return nil
+	return targets
+}
+
+// endTrace waits for the search that runs, if any, and names in the receipt what
+// it has found. What goes wrong in it is a note: the file is contained anyway.
+func (c *containment) endTrace() {
+	t := c.tracing
+	if t == nil {
+		return
 	}
-	c.receipt.Persistence = nil // of an earlier round, which knew less
-	for _, f := range res.Findings {
+	c.tracing = nil
+	<-t.done
+	if t.step < len(c.receipt.Steps) {
+		c.receipt.Steps[t.step].EndNs = max(c.receipt.Steps[t.step].EndNs, t.endNs)
+	}
+	if t.err != nil {
+		c.note("what would bring the file back could not be looked for: %v", t.err)
+		return
+	}
+	c.receipt.Persistence = nil // of an earlier round
+	for _, f := range t.res.Findings {
 		c.receipt.Persistence = append(c.receipt.Persistence, f.Wire())
 	}
-	if c.Disable {
-		c.disable(ctx, res.Findings)
+	if t.res.Cut {
+		c.receipt.Notes = merge(c.receipt.Notes, []string{fmt.Sprintf("the search for what would bring the file back was cut off after %s or %d findings", traceTime, len(t.res.Findings))})
 	}
-	if res.Cut {
-		c.receipt.Notes = merge(c.receipt.Notes, []string{fmt.Sprintf("the search for what would bring the file back was cut off after %s or %d findings", traceTime, len(res.Findings))})
-	}
-	for _, s := range res.Skipped {
+	for _, s := range t.res.Skipped {
 		c.receipt.Notes = merge(c.receipt.Notes, []string{"not looked at for what would bring the file back: " + string(order.TextOf(s))})
 	}
-	return nil
 }

@@ -60,6 +60,7 @@ func TestTrace(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	c.endTrace()
 	where := order.Text(fmt.Sprintf("process %d", loop.Process.Pid))
 	n := 0
 	for _, p := range c.receipt.Persistence {
@@ -80,6 +81,7 @@ func TestTraceCut(t *testing.T) {
 	if err := c.trace(ctx); err != nil {
 		t.Fatal(err)
 	}
+	c.endTrace()
 	if len(c.receipt.Notes) != 1 || !strings.Contains(c.receipt.Notes[0], "was cut off after 500ms") {
 		t.Errorf("notes %q", c.receipt.Notes)
 	}

@@ -22,10 +22,11 @@ import (
 type tree struct {
 	ctx     context.Context
 	cfg     Config
-	files   int                 // opened so far
-	links   map[string]string   // path → where the link points; "" for what is no link
-	bases   map[string]*os.Root // opened folders
-	slow    []string            // mounts that may hang: network and user-space file systems
+	files   int                    // opened so far
+	links   map[string]string      // path → where the link points; "" for what is no link
+	bases   map[string]*os.Root    // opened folders that no link may lead out of
+	folders map[[2]string]*os.Root // others that are open, by their base and path
+	slow    []string               // mounts that may hang: network and user-space file systems
 	skipped []string
 }
 
@@ -44,7 +45,7 @@ const maxLinks = 40
 const maxDir = 10_000
 
 func newTree(ctx context.Context, cfg Config) *tree {
-	t := &tree{ctx: ctx, cfg: cfg, links: map[string]string{}, bases: map[string]*os.Root{}}
+	t := &tree{ctx: ctx, cfg: cfg, links: map[string]string{}, bases: map[string]*os.Root{}, folders: map[[2]string]*os.Root{}}
 	if cfg.Root == "/" {
 		if f, err := os.Open("/proc/self/mountinfo"); err == nil {
 			t.slow = slowMounts(f)
@@ -55,6 +56,7 @@ func newTree(ctx context.Context, cfg Config) *tree {
 }
 
 func (t *tree) close() {
+	t.closeFolders()
 	for _, r := range t.bases {
 		_ = r.Close() // read only
 	}
@@ -178,6 +180,43 @@ func (t *tree) base(dir string) (*os.Root, error) {
 	return r, err
 }
 
+// maxFolders bounds the folders that are kept open.
+const maxFolders = 128
+
+// folder opens the folder that a resolved path lies in, once, and returns what
+// the path is called there. It is reached from its base without a link.
+func (t *tree) folder(home, real string) (*os.Root, string, error) {
+	r, err := t.base(home)
+	if err != nil || real == home {
+		return r, ".", err
+	}
+	dir, name := path.Split(real)
+	dir = path.Clean(dir)
+	if dir == home {
+		return r, name, nil
+	}
+	at := [2]string{home, dir}
+	if r := t.folders[at]; r != nil {
+		return r, name, nil
+	}
+	r, err = r.OpenRoot(strings.TrimPrefix(strings.TrimPrefix(dir, home), "/"))
+	if err != nil {
+		return nil, "", err
+	}
+	if len(t.folders) >= maxFolders {
+		t.closeFolders()
+	}
+	t.folders[at] = r
+	return r, name, nil
+}
+
+func (t *tree) closeFolders() {
+	for _, r := range t.folders {
+		_ = r.Close() // read only
+	}
+	clear(t.folders)
+}
+
 // open opens a file or folder below base, links resolved, without blocking on
 // a pipe and without leaving base.
 func (t *tree) open(base, p string) (*os.File, string, error) {
@@ -193,13 +232,9 @@ func (t *tree) open(base, p string) (*os.File, string, error) {
 		t.skip(p, errors.New("it lies on a file system that may not answer"))
 		return nil, "", fs.ErrPermission
 	}
-	r, err := t.base(home)
+	r, rel, err := t.folder(home, real)
 	if err != nil {
 		return nil, "", err
-	}
-	rel := "."
-	if real != home {
-		rel = strings.TrimPrefix(strings.TrimPrefix(real, home), "/")
 	}
 	fi, err := r.Lstat(rel)
 	if err != nil {

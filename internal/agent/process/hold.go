@@ -125,7 +125,7 @@ func (d *Hold) deny(f *os.File) error {
 	if d.h.hooks == nil {
 		return nil
 	}
-	file, err := reopen(f)
+	file, err := refer(f)
 	if err != nil {
 		return fmt.Errorf("cannot hold file: %w", err)
 	}

@@ -182,6 +182,16 @@ func reopen(f *os.File) (*os.File, error) {
 	return openFD(int(f.Fd()), f.Name())
 }
 
+// refer returns a descriptor that keeps the file's inode and opens nothing: who
+// asks whether the file is open to anybody does not meet it.
+func refer(f *os.File) (*os.File, error) {
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: f.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
 func openFD(fd int, name string) (*os.File, error) {
 	return openQuiet(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), name)
 }
