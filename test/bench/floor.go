@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +29,7 @@ type floor struct {
 }
 
 // The sizes of the cases.
-var sizes = []int{1, 10, 100}
+var sizes = []int{1, 10, 100, 1000}
 
 // dead is the least time until so many processes are dead: the call, the order
 // durable on the server, the same on the device, the intention to kill durable,
@@ -55,7 +56,8 @@ func (b *bench) measureFloor(ctx context.Context) (err error) {
 	f.size = sum.Size
 	for _, n := range sizes {
 		var all []time.Duration
-		for range 5 {
+		times := max(2, min(5, 200/n))
+		for range times {
 			took, err := killing(sample, n)
 			if err != nil {
 				return err
@@ -63,14 +65,18 @@ func (b *bench) measureFloor(ctx context.Context) (err error) {
 			all = append(all, took)
 		}
 		f.kill[n] = median(all)
-		if f.copy[n], err = repeat(5, func() error { return b.copying(sample, n) }); err != nil {
+		if f.copy[n], err = repeat(times, func() error { return b.copying(sample, n) }); err != nil {
 			return err
 		}
 	}
 	b.floor = f
 	fmt.Printf("unavoidable parts\n  one HTTPS call %s · one durable line %s", ms(f.trip), ms(f.sync))
-	fmt.Printf(" · kill and reap 1/10/100 processes %s/%s/%s · copy 1/10/100 files of %d kB durably %s/%s/%s\n\n",
-		ms(f.kill[1]), ms(f.kill[10]), ms(f.kill[100]), f.size>>10, ms(f.copy[1]), ms(f.copy[10]), ms(f.copy[100]))
+	var kills, copies []string
+	for _, n := range sizes {
+		kills, copies = append(kills, ms(f.kill[n])), append(copies, ms(f.copy[n]))
+	}
+	fmt.Printf(" · kill and reap 1/10/100/1000 processes %s · copy 1/10/100/1000 files of %d kB durably %s\n\n",
+		strings.Join(kills, "/"), f.size>>10, strings.Join(copies, "/"))
 	return nil
 }
 

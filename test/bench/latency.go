@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"staunch/api"
+	"staunch/internal/filehash"
 	"staunch/internal/order"
-	"staunch/internal/runnable"
 	"staunch/test/rig"
 )
 
@@ -25,101 +25,143 @@ type sample struct {
 	dead     time.Duration            // the last process
 	sealed   time.Duration            // the last copy, durable, its place empty
 	proven   time.Duration            // the receipt was made
+	pause    time.Duration            // of innocents, as the receipt says
 	steps    map[string]time.Duration // how long each took
 }
 
-var cases = []struct{ matches, copies int }{{1, 1}, {10, 1}, {100, 1}, {1, 10}, {1, 100}}
+// kind is a sort of order.
+type kind struct {
+	matches, copies int
+	fresh           bool // its files are written a moment before, else they have rested
+}
+
+var kinds = []kind{{1, 1, true}, {1, 1, false}, {10, 1, false}, {100, 1, false}, {1000, 1, false}, {1, 10, false}, {1, 100, false}, {1, 1000, false}}
+
+// times is how many orders of a kind are sent.
+func (b *bench) times(k kind) int { return min(b.orders, max(2, 400/max(k.matches, k.copies))) }
 
 func (b *bench) latency(ctx context.Context) error {
-	fmt.Printf("orders, from the call, %d of each kind, one at a time\n", b.orders)
-	fmt.Printf("  %9s %6s | %7s %8s | %8s %8s %6s | %8s %8s %6s | %8s | %s\n",
-		"processes", "copies", "201", "begun", "dead", "floor", "ratio", "sealed", "floor", "ratio", "proven", "steps")
-	for i, c := range cases {
-		samples, err := b.kind1(ctx, fmt.Sprint("latency", i), c.matches, c.copies)
+	fmt.Printf("orders, from the call, one at a time; medians of %d, of %d with 100, of %d with 1000\n", b.orders, b.times(kind{100, 1, false}), b.times(kind{1000, 1, false}))
+	fmt.Printf("  %9s %6s | %7s %7s | %7s %7s %6s | %7s %7s %6s | %7s %6s | %s\n",
+		"processes", "copies", "201", "begun", "dead", "floor", "ratio", "sealed", "floor", "ratio", "proven", "ratio", "steps")
+	for i, k := range kinds {
+		samples, err := b.series(ctx, fmt.Sprint("latency", i), k)
 		if err != nil {
 			return err
 		}
-		of := func(get func(sample) time.Duration) time.Duration {
-			var all []time.Duration
-			for _, s := range samples {
-				all = append(all, get(s))
-			}
-			return median(all)
-		}
-		dead, sealed := of(func(s sample) time.Duration { return s.dead }), of(func(s sample) time.Duration { return s.sealed })
-		deadFloor, sealedFloor := b.floor.dead(c.matches), b.floor.sealed(c.matches, c.copies)
-		var steps []string
-		for _, name := range []string{"find", "guard", "gate", "hold", "take", "trace", "prove"} {
-			steps = append(steps, fmt.Sprintf("%s %s", name, ms(of(func(s sample) time.Duration { return s.steps[name] }))))
-		}
-		fmt.Printf("  %9d %6d | %7s %8s | %8s %8s %6s | %8s %8s %6s | %8s | %s\n", c.matches, c.copies,
-			ms(of(func(s sample) time.Duration { return s.answered })), ms(of(func(s sample) time.Duration { return s.accepted })),
-			ms(dead), ms(deadFloor), ratio(dead, deadFloor), ms(sealed), ms(sealedFloor), ratio(sealed, sealedFloor),
-			ms(of(func(s sample) time.Duration { return s.proven })), strings.Join(steps, " "))
-		b.blame(dead, deadFloor, sealed, sealedFloor, of)
+		b.row(k, samples)
 	}
 	fmt.Println()
 	return nil
 }
 
-// blame names the largest parts of a figure that is far from its floor.
-func (b *bench) blame(dead, deadFloor, sealed, sealedFloor time.Duration, of func(func(sample) time.Duration) time.Duration) {
+// of is the median of one figure of several orders.
+func of(all []sample, get func(sample) time.Duration) time.Duration {
+	var list []time.Duration
+	for _, s := range all {
+		list = append(list, get(s))
+	}
+	return median(list)
+}
+
+var stepNames = []string{"find", "guard", "gate", "hold", "take", "trace", "prove"}
+
+func (b *bench) row(k kind, samples []sample) {
+	dead := of(samples, func(s sample) time.Duration { return s.dead })
+	sealed := of(samples, func(s sample) time.Duration { return s.sealed })
+	proven := of(samples, func(s sample) time.Duration { return s.proven })
+	begun := of(samples, func(s sample) time.Duration { return s.accepted })
+	deadFloor, sealedFloor := b.floor.dead(k.matches), b.floor.sealed(k.matches, k.copies)
+	parts := map[string]time.Duration{"before the device begins": begun - b.floor.trip - 2*b.floor.sync}
+	var steps []string
+	for _, name := range stepNames {
+		parts[name] = of(samples, func(s sample) time.Duration { return s.steps[name] })
+		steps = append(steps, name+" "+ms(parts[name]))
+	}
+	fmt.Printf("  %9d %6d | %7s %7s | %7s %7s %6s | %7s %7s %6s | %7s %6s | %s\n", k.matches, k.copies,
+		ms(of(samples, func(s sample) time.Duration { return s.answered })), ms(begun),
+		ms(dead), ms(deadFloor), ratio(dead, deadFloor), ms(sealed), ms(sealedFloor), ratio(sealed, sealedFloor),
+		ms(proven), ratio(proven, sealedFloor), strings.Join(steps, " "))
+	if k.fresh {
+		fmt.Printf("  %16s   (the file was written a moment ago; below, files have rested)\n", "")
+	}
 	if dead <= 2*deadFloor && sealed <= 2*sealedFloor {
 		return
-	}
-	parts := map[string]time.Duration{"before the device begins": of(func(s sample) time.Duration { return s.accepted }) - b.floor.trip - 2*b.floor.sync}
-	for _, name := range []string{"find", "guard", "gate", "hold", "take"} {
-		parts[name] = of(func(s sample) time.Duration { return s.steps[name] })
 	}
 	names := []string{"before the device begins", "find", "guard", "gate", "hold", "take"}
 	slices.SortStableFunc(names, func(x, y string) int { return int(parts[y] - parts[x]) })
 	fmt.Printf("  %16s   far from the floor because of: %s %s, %s %s\n", "", names[0], ms(parts[names[0]]), names[1], ms(parts[names[1]]))
 }
 
-// kind1 measures orders of one kind on a device of their own.
-func (b *bench) kind1(ctx context.Context, name string, matches, copies int) ([]sample, error) {
-	a, stop, err := b.device(ctx, name)
+// series measures orders of one kind on a device of their own.
+func (b *bench) series(ctx context.Context, name string, k kind, args ...string) ([]sample, error) {
+	dirs := make([]string, b.times(k))
+	sums := make([]filehash.Sum, len(dirs))
+	defer func() {
+		for _, d := range dirs {
+			_ = os.RemoveAll(d) // scratch
+		}
+	}()
+	prepare := func(i int) (err error) {
+		if dirs[i], err = os.MkdirTemp(b.disk, "order-"); err == nil {
+			sums[i], err = copies(dirs[i], k.copies)
+		}
+		return err
+	}
+	for i := range dirs {
+		if k.fresh {
+			break
+		}
+		if err := prepare(i); err != nil {
+			return nil, err
+		}
+	}
+	a, stop, err := b.device(ctx, name, args...) // ready when its index has read them
 	if err != nil {
 		return nil, err
 	}
 	var samples []sample
-	for range b.orders {
-		s, err := b.one(ctx, a, matches, copies)
+	for i := range dirs {
+		if k.fresh {
+			if err := prepare(i); err != nil {
+				return nil, err
+			}
+		}
+		s, err := b.one(ctx, a, k, dirs[i], sums[i])
 		if err != nil {
-			return nil, fmt.Errorf("%d processes, %d copies: %w\n%s", matches, copies, err, a.Process.Tail())
+			return nil, fmt.Errorf("%d processes, %d copies: %w\n%s", k.matches, k.copies, err, a.Process.Tail())
 		}
 		samples = append(samples, s)
 	}
 	return samples, stop()
 }
 
-// one sends one order and reads from its receipt when what was done.
-func (b *bench) one(ctx context.Context, a *rig.Agent, matches, copies int) (s sample, err error) {
-	dir, err := os.MkdirTemp(b.disk, "order-")
-	if err != nil {
-		return s, err
-	}
-	defer os.RemoveAll(dir)
+// copies writes n files of one new content, named by their numbers.
+func copies(dir string, n int) (filehash.Sum, error) {
 	first := filepath.Join(dir, "0")
 	sum, err := rig.Program(first)
 	if err != nil {
-		return s, err
+		return sum, err
 	}
 	content, err := os.ReadFile(first)
 	if err != nil {
-		return s, err
+		return sum, err
 	}
-	for i := 1; i < copies; i++ {
-		if err := runnable.Write(filepath.Join(dir, fmt.Sprint(i)), content, 0o755); err != nil { //nolint:gosec // programs
-			return s, err
+	for i := 1; i < n; i++ {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), content, 0o755); err != nil { //nolint:gosec // programs
+			return sum, err
 		}
 	}
-	end, err := rig.Spawn(first, matches)
+	return sum, nil
+}
+
+// one sends one order and reads from its receipt when what was done.
+func (b *bench) one(ctx context.Context, a *rig.Agent, k kind, dir string, sum filehash.Sum) (s sample, err error) {
+	end, err := rig.Spawn(filepath.Join(dir, "0"), k.matches)
 	if err != nil {
 		return s, err
 	}
 	defer end()
-
 	start := time.Now()
 	action, err := b.client.StopAndQuarantineFile(ctx, a.Device, api.StopAndQuarantineRequest{Comment: "bench", Sha1: sum.SHA1.String()})
 	if err != nil {
@@ -141,10 +183,16 @@ func (b *bench) one(ctx context.Context, a *rig.Agent, matches, copies int) (s s
 	if err := json.Unmarshal(e.Receipt, &r); err != nil {
 		return s, err
 	}
-	if r.Outcome != order.Proven || len(r.Copies) != copies || len(r.Matches) != matches {
+	if r.Outcome != order.Proven || len(r.Copies) != k.copies || len(r.Matches) != k.matches {
 		return s, fmt.Errorf("%s %s %s: %d copies, %d processes", r.Outcome, r.Code, r.Reason, len(r.Copies), len(r.Matches))
 	}
+	s.read(&r, start)
+	return s, nil
+}
+
+func (s *sample) read(r *order.Receipt, start time.Time) {
 	s.accepted, s.proven, s.steps = r.Accepted.Sub(start), r.Finished.Sub(start), map[string]time.Duration{}
+	s.pause = time.Duration(r.PauseNs)
 	for _, m := range r.Matches {
 		s.dead = max(s.dead, s.accepted+time.Duration(m.DoneNs))
 	}
@@ -154,5 +202,4 @@ func (b *bench) one(ctx context.Context, a *rig.Agent, matches, copies int) (s s
 	for _, step := range r.Steps {
 		s.steps[step.Name] += time.Duration(step.EndNs - step.StartNs)
 	}
-	return s, nil
 }

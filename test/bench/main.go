@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench measures the real server and agent on this machine and prints
-// each figure beside the sum of its unavoidable parts, measured in the same
-// run: how long until the last process is dead and the last copy sealed, how
-// many orders are accepted durably, how long a search takes, how fast a file is
-// sealed. It judges nothing: what a figure means depends on the machine and on
-// who else uses it.
+// each figure beside the sum of its unavoidable parts, or beside what other
+// tools need, measured in the same run. It judges nothing: what a figure means
+// depends on the machine and on who else uses it.
 package main
 
 import (
@@ -30,6 +28,8 @@ import (
 type bench struct {
 	orders int           // per case
 	load   time.Duration // how long orders are sent for throughput
+	idle   time.Duration // how long an agent without work is watched
+	only   string        // sections, separated by commas; "" is all
 	dir    string
 	disk   string // the devices' disk
 	kind   string // of file system that is
@@ -41,9 +41,15 @@ type bench struct {
 }
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == measureArg { // this program, in another mount namespace
+		measureHere(os.Args[2], os.Args[3])
+		return
+	}
 	b := &bench{}
 	flag.IntVar(&b.orders, "orders", 20, "orders per case; figures are their medians")
 	flag.DurationVar(&b.load, "load", 10*time.Second, "for how long orders are sent by 64 callers")
+	flag.DurationVar(&b.idle, "idle", 60*time.Second, "for how long an agent without work is watched")
+	flag.StringVar(&b.only, "only", "", "the sections to measure, separated by commas; none: all of "+sectionNames())
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -57,6 +63,9 @@ func (b *bench) run(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("containment is measured as root; this is uid %d", os.Geteuid())
 	}
+	if err := b.checkSections(); err != nil {
+		return err
+	}
 	defer func() {
 		for _, undo := range slices.Backward(b.undo) {
 			undo()
@@ -66,12 +75,48 @@ func (b *bench) run(ctx context.Context) error {
 		return err
 	}
 	b.head()
-	for _, part := range []func(context.Context) error{b.measureFloor, b.latency, b.throughput, b.find, b.seal} {
-		if err := part(ctx); err != nil {
-			return err
+	for _, s := range sections {
+		if b.only != "" && s.name != "floor" && !slices.Contains(strings.Split(b.only, ","), s.name) {
+			continue
+		}
+		if err := s.measure(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// sections are what is measured, in this order. The floor is part of every run.
+var sections = []struct {
+	name    string
+	measure func(*bench, context.Context) error
+}{
+	{"floor", (*bench).measureFloor},
+	{"orders", (*bench).latency},
+	{"pause", (*bench).pause},
+	{"load", (*bench).throughput},
+	{"gate", (*bench).gate},
+	{"search", (*bench).search},
+	{"index", (*bench).index},
+	{"seal", (*bench).seal},
+	{"idle", (*bench).idleAgent},
+}
+
+func sectionNames() string {
+	var names []string
+	for _, s := range sections {
+		names = append(names, s.name)
+	}
+	return strings.Join(names, ",")
+}
+
+func (b *bench) checkSections() error {
+	for name := range strings.SplitSeq(b.only, ",") {
+		if name != "" && !slices.Contains(strings.Split(sectionNames(), ","), name) {
+			return fmt.Errorf("there is no section %q; there are %s", name, sectionNames())
 		}
 	}
 	return nil
@@ -113,7 +158,7 @@ func (b *bench) makeDisk(ctx context.Context) error {
 	if err := os.Mkdir(b.disk, 0o755); err != nil { //nolint:gosec // as a disk is
 		return err
 	}
-	make4 := fmt.Sprintf("truncate -s 3G %[1]q && mkfs.ext4 -q -F %[1]q && mount -o loop %[1]q %[2]q", image, b.disk)
+	make4 := fmt.Sprintf("truncate -s 6G %[1]q && mkfs.ext4 -q -F %[1]q && mount -o loop %[1]q %[2]q", image, b.disk)
 	if exec.CommandContext(ctx, "sh", "-c", make4).Run() == nil {
 		b.kind = "ext4 in a file"
 		b.undo = append(b.undo, func() { _ = exec.Command("umount", "-l", b.disk).Run() }) // scratch
@@ -132,8 +177,8 @@ func (b *bench) makeDisk(ctx context.Context) error {
 }
 
 // device enrolls and starts an agent; stop ends it.
-func (b *bench) device(ctx context.Context, name string) (a *rig.Agent, stop func() error, err error) {
-	a = &rig.Agent{Program: filepath.Join(b.bin, "staunch-agent"), State: filepath.Join(b.dir, name), Disk: b.disk}
+func (b *bench) device(ctx context.Context, name string, args ...string) (a *rig.Agent, stop func() error, err error) {
+	a = &rig.Agent{Program: filepath.Join(b.bin, "staunch-agent"), State: filepath.Join(b.dir, name), Disk: b.disk, Args: args}
 	if err := a.Enroll(ctx, b.server); err != nil {
 		return nil, nil, err
 	}

@@ -178,70 +178,8 @@ func cpu(pid int) time.Duration {
 	return time.Duration(user+system) * time.Second / 100 // USER_HZ is 100 on every Linux that Go runs on
 }
 
-// The files that find and seal are measured with.
-const (
-	files     = 20_000
-	fileSize  = 8 << 10
-	largeSize = 128 << 20
-)
-
-// find compares asking the index with searching.
-func (b *bench) find(ctx context.Context) error {
-	dir := filepath.Join(b.disk, "many")
-	content := make([]byte, fileSize)
-	for i := range files {
-		sub := filepath.Join(dir, fmt.Sprint(i/500))
-		if i%500 == 0 {
-			if err := os.MkdirAll(sub, 0o755); err != nil { //nolint:gosec // as on a disk
-				return err
-			}
-		}
-		_, _ = rand.Read(content[:32]) // never fails
-		if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), content, 0o600); err != nil {
-			return err
-		}
-	}
-	sum, err := rig.SumOf(filepath.Join(dir, "7", fmt.Sprint(7*500+7)))
-	if err != nil {
-		return err
-	}
-	start := time.Now()
-	a, stop, err := b.device(ctx, "find")
-	if err != nil {
-		return err
-	}
-	built := time.Since(start)
-	r, err := agent.State{Dir: a.State}.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	ask := func(scan ...string) func() error {
-		return func() error {
-			found, err := r.Find(ctx, agent.FindRequest{File: sum.Hash(), Scan: scan})
-			if err == nil && len(found.Files) != 1 {
-				err = fmt.Errorf("found %d files, want 1", len(found.Files))
-			}
-			return err
-		}
-	}
-	if err := ask()(); err != nil {
-		return err
-	}
-	fromIndex, err := repeat(20, ask())
-	if err != nil {
-		return err
-	}
-	search, err := repeat(5, ask(b.disk))
-	if err != nil {
-		return err
-	}
-	fmt.Printf("find one of %d files of %d kB (in memory), and who runs it\n", files, fileSize>>10)
-	fmt.Printf("  from the index %s · by searching %s · the agent's start with that index to build %s\n\n", ms(fromIndex), ms(search), ms(built))
-	if err := stop(); err != nil {
-		return err
-	}
-	return os.RemoveAll(dir)
-}
+// largeSize is of the file that is sealed.
+const largeSize = 128 << 20
 
 // seal compares sealing a large file with copying it.
 func (b *bench) seal(ctx context.Context) error {
@@ -287,7 +225,8 @@ func (b *bench) seal(ctx context.Context) error {
 	take, plain := median(takes), median(copies)
 	rate := func(d time.Duration) float64 { return largeSize / d.Seconds() / 1e6 }
 	fmt.Printf("seal a file of %d MB: grab, hash, encrypt, sync, read back and compare, remove\n", largeSize>>20)
-	fmt.Printf("  %.0f MB/s · copied durably %.0f MB/s · %s of the copy's time\n", rate(take), rate(plain), ratio(take, plain))
+	fmt.Printf("  %.0f MB/s · copied durably %.0f MB/s · %s of the copy's time\n\n", rate(take), rate(plain), ratio(take, plain))
+	_ = os.Remove(path) // scratch
 	return stop()
 }
 
