@@ -137,7 +137,7 @@ func (v *Vault) store(ctx context.Context, src *os.File, m *Manifest, unchanged 
 	}
 	m.Stored = fi.Size()
 	v.cfg.Step("seal:written")
-	if err := v.verify(ctx, tmp, m); err != nil {
+	if err := v.readBack(ctx, tmp, src, m, unchanged); err != nil {
 		return fmt.Errorf("cannot read back what was sealed: %w", err)
 	}
 	if err := unchanged(ctx); err != nil {
