@@ -97,9 +97,11 @@ func (a *Agent) StartLocal() error {
 		return err
 	}
 	if a.gates != nil {
-		return a.gates.restore()
+		if err := a.gates.restore(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return a.policy.restore() // what the organisation allows is spared by hand too
 }
 
 // newID makes the GUID (RFC 9562, version 4) of a containment by hand.

@@ -15,7 +15,7 @@ import (
 	"staunch/internal/server/indicator"
 )
 
-// rulesEvent tells every replica that devices have other rules now.
+// rulesEvent tells every replica that a device, or each, may have other rules now.
 const rulesEvent = "indicators"
 
 // openRules makes what knows of standing rules, of what devices meet, and of
@@ -65,7 +65,7 @@ func (s *Server) deviceGroup(ctx context.Context, name string) (int64, bool, err
 func (s *Server) startRules(ctx context.Context) error {
 	stop, err := s.bus.Subscribe(func(e bus.Event) {
 		if e.Type == rulesEvent {
-			s.gateway.RulesChanged()
+			s.gateway.RulesChanged(e.Device)
 		}
 	})
 	if err != nil {

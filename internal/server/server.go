@@ -253,7 +253,8 @@ func (s *Server) openServices(ctx context.Context) error {
 	}
 	s.devices, err = device.New(device.Config{
 		Store: s.store, URL: s.url, CA: s.pin(), Log: s.cfg.Log,
-		Revoked: func(id string) { s.bus.Kick(id, "") },
+		Revoked:   func(id string) { s.bus.Kick(id, "") },
+		Regrouped: func(id string) { s.bus.Publish(bus.Event{Type: rulesEvent, Device: id}) },
 	})
 	if err != nil {
 		return err

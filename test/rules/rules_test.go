@@ -62,7 +62,7 @@ func newSite(t *testing.T) *site {
 	t.Cleanup(func() { _ = s.server.Process.End(syscall.SIGTERM) })
 	var app api.App
 	must(t, s.server.Admin(t.Context(), &app, "app", "create", "soc", "--permission", "Ti.ReadWrite.All", "--permission", "File.Read.All",
-		"--permission", "Alert.Read.All", "--permission", "Machine.Read.All", "--permission", "Machine.StopAndQuarantine"))
+		"--permission", "Alert.Read.All", "--permission", "Machine.ReadWrite.All", "--permission", "Machine.Read.All", "--permission", "Machine.StopAndQuarantine"))
 	s.client, err = client.New(client.Config{URL: s.server.Ready.URL, CAFile: s.server.Ready.CAFile, TenantID: app.TenantID, ClientID: app.ClientID, ClientSecret: app.ClientSecret})
 	must(t, err)
 	for _, limit := range []string{"limits.perMinute", "limits.perHour"} {

@@ -132,6 +132,9 @@ func (s *Service) change(ctx context.Context, c auth.Caller, op audit.Operation,
 	case err != nil:
 		return Device{}, fmt.Errorf("cannot change device: %w", err)
 	}
+	if d.GroupID != unchanged.GroupID {
+		s.cfg.Regrouped(d.ID)
+	}
 	return d, nil
 }
 

@@ -30,6 +30,10 @@ type Config struct {
 	// can be cut. It must not block. nil: nobody listens.
 	Revoked func(id string)
 
+	// Regrouped is told that a device is in another device group now; with "",
+	// that any may be. It must not block. nil: nobody listens.
+	Regrouped func(id string)
+
 	Log *slog.Logger     // nil: nothing is logged
 	Now func() time.Time // nil: time.Now
 }
@@ -53,6 +57,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Regrouped == nil {
+		cfg.Regrouped = func(string) {}
 	}
 	return &Service{cfg: cfg, refusals: audit.Refusals{Now: cfg.Now}}, nil
 }

@@ -37,6 +37,7 @@ type bench struct {
 	store   *store.Store
 	log     *syncBuffer
 	revoked []string
+	moved   []string // as Regrouped was told
 
 	mu  sync.Mutex
 	now time.Time
@@ -94,7 +95,8 @@ func newBench(t testing.TB) *bench {
 	})
 	b.Service, err = device.New(device.Config{
 		Store: b.store, URL: "https://staunch.example:8443", CA: strings.Repeat("ab", 32),
-		Revoked: func(id string) { b.revoked = append(b.revoked, id) }, Log: log, Now: b.clock,
+		Regrouped: func(id string) { b.moved = append(b.moved, id) },
+		Revoked:   func(id string) { b.revoked = append(b.revoked, id) }, Log: log, Now: b.clock,
 	})
 	if err != nil {
 		t.Fatal(err)

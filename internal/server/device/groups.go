@@ -218,6 +218,9 @@ func (s *Service) decide(ctx context.Context, c auth.Caller, op audit.Operation,
 	if errors.As(err, &refusal) {
 		return s.refused(ctx, c, op, shown(target), nil, err)
 	}
+	if err == nil {
+		s.cfg.Regrouped("")
+	}
 	return err
 }
 

@@ -104,12 +104,12 @@ func (s *Service) seen(ctx context.Context, d Device, ip string, facts *order.Fa
 	if !hear(&d, now, ip, facts) {
 		return d, nil
 	}
-	was := d.Name
+	was, group := d.Name, d.GroupID
 	d, err := s.cfg.Store.ChangeDevice(ctx, d.ID, func(kept *Device) (*audit.Entry, error) {
 		if !kept.Revoked.IsZero() {
 			return nil, notFound(kept.ID)
 		}
-		was = kept.Name
+		was, group = kept.Name, kept.GroupID
 		if !hear(kept, now, ip, facts) {
 			d = *kept
 			return nil, errUnchanged
@@ -121,6 +121,9 @@ func (s *Service) seen(ctx context.Context, d Device, ip string, facts *order.Fa
 		return s.live(ctx, d.ID)
 	case err != nil:
 		return Device{}, fmt.Errorf("cannot keep what device says of itself: %w", err)
+	}
+	if group != d.GroupID {
+		s.cfg.Regrouped(d.ID)
 	}
 	if was != d.Name {
 		s.cfg.Log.Info("device_renamed", "device", d.ID, "from", was, "to", d.Name)

@@ -5,12 +5,15 @@ package device_test
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"staunch/api"
 	"staunch/internal/order"
+	"staunch/internal/server/device"
 )
 
 func challenge() order.Challenge {
@@ -135,4 +138,53 @@ func TestSeen(t *testing.T) {
 	refusal(t, b.Seen(t.Context(), m.ID, "", f), api.ResourceNotFound, "Machine "+m.ID+" was not found")
 	refusal(t, b.Still(t.Context(), m.ID), api.Unauthorized, "does not know the device")
 	refusal(t, b.Still(t.Context(), strings.Repeat("0", 40)), api.Unauthorized, "does not know the device")
+}
+
+// Whoever follows the groups of devices hears of each change, whatever made it.
+func TestRegrouped(t *testing.T) {
+	b := newBench(t)
+	m := b.enroll(t, "a.example")
+	rule, err := device.ParseRule("tag=finance")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(what string, moved ...string) {
+		t.Helper()
+		if !slices.Equal(b.moved, moved) {
+			t.Errorf("%s: told %q, want %q", what, b.moved, moved)
+		}
+		b.moved = nil
+	}
+	if _, err := b.CreateGroup(t.Context(), admin, device.Group{Name: "Finance", Rules: []device.Rule{rule}}); err != nil {
+		t.Fatal(err)
+	}
+	want("a group was made", "")
+	for _, c := range []struct {
+		tag   string
+		add   bool
+		moved []string
+	}{{"other", true, nil}, {"finance", true, []string{m.ID}}, {"finance", true, nil}, {"finance", false, []string{m.ID}}} {
+		if _, err := b.Tag(t.Context(), admin, m.ID, c.tag, c.add); err != nil {
+			t.Fatal(err)
+		}
+		want(fmt.Sprint(c.tag, c.add), c.moved...)
+	}
+	name, err := device.ParseRule("name=b.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.CreateGroup(t.Context(), admin, device.Group{Name: "B", Rules: []device.Rule{name}}); err != nil {
+		t.Fatal(err)
+	}
+	want("another group was made", "")
+	f := m.Facts
+	f.FQDN, f.Hostname = "b.example", "b"
+	if err := b.Seen(t.Context(), m.ID, "198.51.100.9", f); err != nil {
+		t.Fatal(err)
+	}
+	want("the device has another name", m.ID)
+	if err := b.DeleteGroup(t.Context(), admin, "B"); err != nil {
+		t.Fatal(err)
+	}
+	want("a group is gone", "")
 }

@@ -19,14 +19,16 @@ type Rules interface {
 	Part(ctx context.Context, device, digest string) ([]byte, error)
 }
 
-// RulesChanged has every device on this replica offered its rules anew, those
-// that have them already left out.
-func (g *Gateway) RulesChanged() {
+// RulesChanged has a device, if it is on this replica, offered its rules anew,
+// unless it has them; with "", each.
+func (g *Gateway) RulesChanged(device string) {
 	g.mu.Lock()
 	open := g.open()
 	g.mu.Unlock()
 	for _, c := range open {
-		c.offerRules()
+		if device == "" || c.device == device {
+			c.offerRules()
+		}
 	}
 }
 

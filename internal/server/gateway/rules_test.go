@@ -57,7 +57,7 @@ func TestRules(t *testing.T) {
 	}
 	d.send(order.Message{BlockWant: &order.RulesWanted{Version: 1}})
 	book.set(2)
-	k.RulesChanged()
+	k.RulesChanged("")
 	if m := d.next(); m.Block == nil || m.Block.Version != 2 {
 		t.Fatalf("got %+v, want the changed rules alone", m)
 	}
@@ -70,7 +70,7 @@ func TestRules(t *testing.T) {
 		defer c.mu.Unlock()
 		return c.rulesDone
 	})
-	k.RulesChanged() // nothing did
+	k.RulesChanged(dev1) // nothing did
 	// A part of a list that is no more: the list of now instead.
 	book.set(3)
 	d.send(order.Message{BlockWant: &order.RulesWanted{Version: 2, Parts: []string{strings.Repeat("b", 64)}}})
