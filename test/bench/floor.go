@@ -41,7 +41,7 @@ func (f floor) sealed(matches, copies int) time.Duration { return f.dead(matches
 
 func (b *bench) measureFloor(ctx context.Context) (err error) {
 	f := floor{kill: map[int]time.Duration{}, copy: map[int]time.Duration{}}
-	if f.trip, err = repeat(50, func() error { return b.client.Healthy(ctx) }); err != nil {
+	if f.trip, err = repeatTo(50, func() error { return b.client.Healthy(ctx) }, b.middle); err != nil {
 		return err
 	}
 	if f.sync, err = b.syncTime(); err != nil {
@@ -64,8 +64,8 @@ func (b *bench) measureFloor(ctx context.Context) (err error) {
 			}
 			all = append(all, took)
 		}
-		f.kill[n] = median(all)
-		if f.copy[n], err = repeat(times, func() error { return b.copying(sample, n) }); err != nil {
+		f.kill[n] = b.middle(all)
+		if f.copy[n], err = repeatTo(times, func() error { return b.copying(sample, n) }, b.middle); err != nil {
 			return err
 		}
 	}
@@ -120,7 +120,10 @@ func killing(sample string, n int) (time.Duration, error) {
 }
 
 // repeat returns the median of n times.
-func repeat(n int, do func() error) (time.Duration, error) {
+func repeat(n int, do func() error) (time.Duration, error) { return repeatTo(n, do, median) }
+
+// repeatTo returns what middle makes of n times.
+func repeatTo(n int, do func() error, middle func([]time.Duration) time.Duration) (time.Duration, error) {
 	var all []time.Duration
 	for range n {
 		start := time.Now()
@@ -129,7 +132,7 @@ func repeat(n int, do func() error) (time.Duration, error) {
 		}
 		all = append(all, time.Since(start))
 	}
-	return median(all), nil
+	return middle(all), nil
 }
 
 // syncTime is how long a line takes to the disk on which server and agents
@@ -144,12 +147,12 @@ func (b *bench) syncTime() (time.Duration, error) {
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, 1<<20); err != nil { // as the journal does
 		return 0, err
 	}
-	return repeat(50, func() error {
+	return repeatTo(50, func() error {
 		if _, err := f.Write(line); err != nil {
 			return err
 		}
 		return unix.Fdatasync(int(f.Fd()))
-	})
+	}, b.middle)
 }
 
 // copying copies a file n times to the disk of the vaults, each with a manifest,
