@@ -6,9 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"staunch/internal/agent/index"
@@ -119,32 +123,57 @@ func (c *containment) lookup(ctx context.Context) (found []index.Copy, vouched b
 	if err := c.index.Barrier(barrier); err != nil {
 		c.log.Debug("the index is behind", "error", err)
 	}
-	return c.lookupNow(ctx)
+	return c.lookupNow(ctx, math.MaxInt)
 }
 
-// lookupNow is lookup of what the index knows already: enough to say that
-// something is there, never that nothing is.
-func (c *containment) lookupNow(ctx context.Context) (found []index.Copy, vouched bool, err error) {
+// lookupNow is lookup of what the index knows already, with the first most of
+// the copies verified: enough to say that something is there, never that
+// nothing is.
+func (c *containment) lookupNow(ctx context.Context, most int) (found []index.Copy, vouched bool, err error) {
 	answer, err := c.index.Lookup(ctx, c.File)
 	if err != nil {
 		c.note("the index could not be asked, so the file systems were searched: %v", err)
 		return nil, false, nil
 	}
-	vouched = answer.Complete || answer.OnlyUnsure
-	for _, candidate := range slices.Concat(answer.Copies, answer.Unsure) {
-		got, err := c.index.Verify(ctx, candidate)
+	all := slices.Concat(answer.Copies, answer.Unsure)
+	vouched = len(all) <= most && (answer.Complete || answer.OnlyUnsure)
+	for i, got := range c.verify(ctx, all[:min(most, len(all))]) {
 		switch {
-		case err == nil && c.File.Matches(got.Sum):
-			found = append(found, got)
-		case err == nil:
+		case got.err == nil && c.File.Matches(got.Sum):
+			found = append(found, got.Copy)
+		case got.err == nil:
 			_ = got.File.Close() // read only
-		case ctx.Err() != nil:
-			return found, false, ctx.Err()
 		default: // changed or gone since: where the content is now only a search can tell
+			c.log.Debug("a candidate is not what it was", "inode", all[i].ID, "error", got.err)
 			vouched = false
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return found, false, err
+	}
 	return found, vouched, nil
+}
+
+// A verified candidate is a copy, or why it is none.
+type verified struct {
+	index.Copy
+	err error
+}
+
+// verify opens and reads the candidates, on all cores.
+func (c *containment) verify(ctx context.Context, all []index.Candidate) []verified {
+	out := make([]verified, len(all))
+	var next atomic.Int64
+	var work sync.WaitGroup
+	for range min(len(all), runtime.GOMAXPROCS(0)) {
+		work.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(all)); i = next.Add(1) - 1 {
+				out[i].Copy, out[i].err = c.index.Verify(ctx, all[i])
+			}
+		})
+	}
+	work.Wait()
+	return out
 }
 
 // running adds the executables of processes: also those that have no name any

@@ -247,6 +247,10 @@ func (a *Agent) sendInventory() {
 // askTime bounds an answer; the server waits about as long.
 const askTime = 1500 * time.Millisecond
 
+// askEnough is how many copies are read for an answer: one says that the file is
+// there, a few more where.
+const askEnough = 8
+
 // Ask answers whether the device has a file: "no" only when it surely has not.
 func (a *Agent) Ask(ctx context.Context, q order.Ask) order.Answer {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
@@ -262,7 +266,7 @@ func (a *Agent) Ask(ctx context.Context, q order.Ask) order.Answer {
 	}
 	c := &containment{Agent: a, Request: Request{File: q.File}, begun: a.now(), ran: -1, sums: newSums(q.File)}
 	defer c.close()
-	found, vouched, err := c.lookupNow(ctx)
+	found, vouched, err := c.lookupNow(ctx, askEnough)
 	if err == nil && len(found) == 0 {
 		found, vouched, err = c.lookup(ctx)
 	}

@@ -54,7 +54,13 @@ func (b *bench) pause(ctx context.Context) error {
 			fmt.Printf("  %-9s SKIPPED: %s\n", rung, first)
 			continue
 		}
-		fmt.Printf("  %-9s receipts say %s · seen %s, without an order %s · dead after %s\n", rung,
+		unproven := 0
+		for _, s := range samples {
+			if s.unproven {
+				unproven++
+			}
+		}
+		fmt.Printf("  %-9s proven %d of %d · receipts say %s · seen %s, without an order %s · dead after %s\n", rung, len(samples)-unproven, len(samples),
 			ms(of(b.middle, samples, func(s sample) time.Duration { return s.pause })), ms(busy), ms(quiet), ms(of(b.middle, samples, func(s sample) time.Duration { return s.dead })))
 	}
 	fmt.Println()
