@@ -58,20 +58,43 @@ func TestSmuggling(t *testing.T) {
 	token := k.token("soc", auth.MachineReadAll, auth.MachineStopAndQuarantine)
 	head := "POST /api/machineactions/x/cancel HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + token + "\r\n"
 	smuggled := "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+	last := "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+	final := head + "Connection: close\r\n"
 	for name, c := range map[string]struct {
 		text string
 		want string
 	}{
-		"two different lengths":           {head + "Content-Length: 0\r\nContent-Length: 44\r\n\r\n" + smuggled, "[400]"},
-		"a length that is no number":      {head + "Content-Length: +3\r\n\r\nabc" + smuggled, "[400]"},
-		"an unknown transfer encoding":    {head + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + smuggled, "[501]"},
-		"an obfuscated transfer encoding": {head + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + smuggled, "[501]"},
-		"a chunk size that overflows":     {head + "Transfer-Encoding: chunked\r\n\r\n10000000000000002\r\nab\r\n0\r\n\r\n", "[400]"},
-		"a bare line feed in a header":    {head + "X: a\rContent-Length: 3\r\n\r\nabc" + smuggled, "[400]"},
-		"a blank before the colon":        {head + "Content-Length : 3\r\n\r\nabc" + smuggled, "[400]"},
-		"two hosts":                       {"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "[400]"},
-		"no host":                         {"GET /healthz HTTP/1.1\r\n\r\n", "[400]"},
-		"not HTTP":                        {"\x00\x01\x02\r\n\r\n", "[400]"},
+		"two different lengths":                   {head + "Content-Length: 0\r\nContent-Length: 44\r\n\r\n" + smuggled, "[400]"},
+		"a length that is no number":              {head + "Content-Length: +3\r\n\r\nabc" + smuggled, "[400]"},
+		"an unknown transfer encoding":            {head + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + smuggled, "[501]"},
+		"an obfuscated transfer encoding":         {head + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + smuggled, "[501]"},
+		"a chunk size that overflows":             {head + "Transfer-Encoding: chunked\r\n\r\n10000000000000002\r\nab\r\n0\r\n\r\n", "[400]"},
+		"a bare line feed in a header":            {head + "X: a\rContent-Length: 3\r\n\r\nabc" + smuggled, "[400]"},
+		"a blank before the colon":                {head + "Content-Length : 3\r\n\r\nabc" + smuggled, "[400]"},
+		"two hosts":                               {"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "[400]"},
+		"no host":                                 {"GET /healthz HTTP/1.1\r\n\r\n", "[400]"},
+		"not HTTP":                                {"\x00\x01\x02\r\n\r\n", "[400]"},
+		"a list of lengths":                       {head + "Content-Length: 2, 2\r\n\r\n{}" + smuggled, "[400]"},
+		"a list of two lengths":                   {head + "Content-Length: 2, 44\r\n\r\n{}" + smuggled, "[400]"},
+		"a negative length":                       {head + "Content-Length: -1\r\n\r\n" + smuggled, "[400]"},
+		"an empty length":                         {head + "Content-Length: \r\n\r\n" + smuggled, "[400]"},
+		"two transfer encodings":                  {head + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + smuggled, "[501]"},
+		"a vertical tab before chunked":           {head + "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n" + smuggled, "[400]"},
+		"a bare line feed after a chunk's size":   {head + "Transfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\n" + smuggled, "[400]"},
+		"a bare line feed in a chunk's extension": {head + "Transfer-Encoding: chunked\r\n\r\n2;a\nX\r\n{}\r\n0\r\n\r\n" + smuggled, "[400]"},
+		"a bare line feed after the last chunk":   {head + "Transfer-Encoding: chunked\r\n\r\n0\n\n" + smuggled, "[400]"},
+		"a length in the trailer":                 {head + "Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\nContent-Length: 44\r\n\r\n" + smuggled, "[400]"},
+		"NUL in a header":                         {"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n", "[400]"},
+		"a folded line before any header":         {"GET /healthz HTTP/1.1\r\n Host: localhost\r\n\r\n", "[400]"},
+
+		// What RFC 9112 lets a server take, it takes in that one meaning.
+		"a folded length (5.2)":                   {final + "Content-Length:\r\n " + fmt.Sprint(len(last)) + "\r\n\r\n" + last, "[400]"}, // the request inside is a body that is no JSON
+		"a folded encoding ends the connection":   {head + "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n" + smuggled, "[404]"},
+		"a length folded into another header":     {head + "X: a\r\n Content-Length: 44\r\n\r\n" + last, "[404 200]"},
+		"one length twice (6.3)":                  {head + "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}" + last, "[404 200]"},
+		"lines that end with a line feed (2.2)":   {"GET /healthz HTTP/1.1\nHost: localhost\nConnection: close\n\n", "[200]"},
+		"chunks by HTTP/1.0 end the connection":   {strings.Replace(head, "1.1", "1.0", 1) + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled, "[404]"},
+		"a length beside a folded encoding (6.3)": {head + "Content-Length: 5\r\nTransfer-Encoding:\r\n\tchunked\r\n\r\n0\r\n\r\n" + smuggled, "[404]"},
 	} {
 		if got := fmt.Sprint(say(t, k.dial(), c.text)); got != c.want {
 			t.Errorf("%s: answers %s, want %s", name, got, c.want)
