@@ -272,6 +272,13 @@ func TestSealAll(t *testing.T) {
 		if err := try(t, s, ana, good, totpCode(secret, time.Now().Unix()/totpStep), "192.0.2.1"); err != nil {
 			t.Errorf("signing in with it: %v", err)
 		}
+		stranger, err := New(Config{Store: kept, Sealer: testSealer(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stranger.SealAll(t.Context()); err == nil || !strings.Contains(err.Error(), "from another replica") {
+			t.Errorf("a server with another key: %v", err)
+		}
 		// One that is put into another user's row opens nothing.
 		other, err := s.CreateUser(t.Context(), root, "bob@corp.example", "", good, Outside{})
 		if err != nil {

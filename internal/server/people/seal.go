@@ -10,14 +10,25 @@ import (
 )
 
 // SealAll seals the second factors that servers before this one kept in the
-// clear: those of exactly a secret's length, which nothing sealed has.
+// clear: those of exactly a secret's length, which nothing sealed has. Where none
+// of those that are sealed can be opened it fails: the key is not this database's.
 func (s *Service) SealAll(ctx context.Context) error {
 	users, err := s.cfg.Store.Users(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot seal second factors: %w", err)
 	}
+	opened, foreign := 0, 0
 	for _, u := range users {
+		if len(u.TOTP) == 0 {
+			continue
+		}
 		if len(u.TOTP) != totpSecret {
+			if _, err := s.cfg.Sealer.Open(u.TOTP, u.ID); err != nil {
+				foreign++
+				s.cfg.Log.Error("second_factor_not_opened", "user", u.UPN, "error", err)
+			} else {
+				opened++
+			}
 			continue
 		}
 		_, err := s.cfg.Store.ChangeUser(ctx, u.ID, func(u *User) (*audit.Entry, error) {
@@ -29,6 +40,9 @@ func (s *Service) SealAll(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("cannot seal the second factor of %s: %w", u.UPN, err)
 		}
+	}
+	if foreign > 0 && opened == 0 {
+		return fmt.Errorf("cannot open any of %d second factors: keys/seal.key is not the one that they were sealed with; put that in its place, from a backup or from another replica", foreign)
 	}
 	return nil
 }
