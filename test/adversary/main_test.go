@@ -33,6 +33,7 @@ type options struct {
 	long  bool
 	jobs  int
 	agent string
+	built string
 }
 
 // built is what TestMain made for all tests.
@@ -60,6 +61,7 @@ func TestMain(m *testing.M) {
 	flag.BoolVar(&o.long, "adversary.long", false, "every scenario in both ways and on every rung")
 	flag.IntVar(&o.jobs, "jobs", 4, "how many scenes run side by side")
 	flag.StringVar(&o.agent, "agent", "", "a staunch-agent that is built already")
+	flag.StringVar(&o.built, "built", "", "a folder with all the programs, for where there is no compiler: staunch-agent, hostile/foe, hostile/dyn, hostile/lib")
 	flag.Parse()
 	_ = flag.Set("test.parallel", strconv.Itoa(o.jobs)) // scenes mostly wait
 	code, err := run(m, o)
@@ -77,7 +79,7 @@ func run(m *testing.M, o options) (code int, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	kit = &built{options: o, dir: dir, agent: o.agent, table: &table{}}
-	if kit.off = missing(); kit.off == "" {
+	if kit.off = missing(o.built != ""); kit.off == "" {
 		if err := kit.build(); err != nil {
 			return 1, err
 		}
@@ -92,17 +94,20 @@ func run(m *testing.M, o options) (code int, err error) {
 }
 
 // missing says what the battery needs and this machine has not.
-func missing() string {
+func missing(built bool) string {
 	if os.Getuid() != 0 {
 		return "the battery needs root: it mounts, gates and looks at every process"
 	}
-	if _, err := exec.LookPath("gcc"); err != nil {
+	if _, err := exec.LookPath("gcc"); err != nil && !built {
 		return "gcc is missing, with which the hostile programs are built"
 	}
 	return ""
 }
 
 func (k *built) build() error {
+	if k.built != "" {
+		return k.load()
+	}
 	if k.agent == "" {
 		k.agent = filepath.Join(k.dir, "staunch-agent")
 		cmd := exec.Command("go", "build", "-o", k.agent, "staunch/cmd/staunch-agent")
@@ -130,6 +135,17 @@ func (k *built) build() error {
 			return err
 		}
 		*b.to = content
+	}
+	return nil
+}
+
+// load takes the programs that were built elsewhere.
+func (k *built) load() (err error) {
+	k.agent = filepath.Join(k.options.built, "staunch-agent")
+	for name, to := range map[string]*[]byte{"foe": &k.foe, "dyn": &k.dyn, "lib": &k.lib} {
+		if *to, err = os.ReadFile(filepath.Join(k.options.built, "hostile", name)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -2,8 +2,8 @@
 
 // Command guest is the init of the machines that test/vm boots: it mounts what
 // the agent needs, plays the program that does not want to be stopped, orders
-// its containment by hand, and looks at the world afterwards. A line a result:
-// PASS NAME DETAIL or FAIL NAME DETAIL.
+// its containment by hand, and looks at the world afterwards; then it runs the
+// tests it was given. A line a result: PASS NAME DETAIL or FAIL NAME DETAIL.
 package main
 
 import (
@@ -66,26 +66,64 @@ func mount(source, dir, kind string) {
 }
 
 func run() {
+	prepare()
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	fmt.Printf("kernel %s", kernel)
+	only, _ := os.ReadFile("/only")
+	for _, part := range []struct {
+		name string
+		do   func()
+	}{
+		{"doctor", doctor},
+		{"hoppers", func() {
+			for _, rung := range []string{"", "bpf", "freeze", "connector"} {
+				contain(rung)
+			}
+		}},
+		{"outlives", outlives},
+		{"pins", func() { goTest("pins") }},
+		{"battery", func() { goTest("battery", "-built", "/", "-test.run", "^TestAdversary$/"+battery) }},
+		{"rungs", func() {
+			goTest("battery", "-built", "/", "-adversary.long", "-test.run", "^TestRungs$//^(hop_every_300_us|comet:_fork_and_exec_at_once|in_memory)$")
+		}},
+	} {
+		if len(only) == 0 || string(only) == part.name {
+			part.do()
+		}
+	}
+}
+
+// battery are the scenes of the core that differ most from one another.
+const battery = "^(hop_every_300_us|watchdog_pair|nested_control_groups|script:_bash_FILE|preloaded_library|renames_itself|" +
+	"hard_links,_all_of_them|overlay:_copy_in_the_lower_layer|bind_mounts_of_folder_and_file)$"
+
+func prepare() {
 	mount("proc", "/proc", "proc")
 	mount("sysfs", "/sys", "sysfs")
 	mount("devtmpfs", "/dev", "devtmpfs")
 	mount("tmpfs", "/tmp", "tmpfs")
 	mount("tmpfs", "/disk", "tmpfs")
 	mount("securityfs", "/sys/kernel/security", "securityfs")
+	mount("bpf", "/sys/fs/bpf", "bpf")
 	mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
 	_ = os.MkdirAll("/sys/fs/cgroup/apps", 0o755)
-	_ = os.Setenv("PATH", "/")
+	_ = os.Setenv("PATH", "/:/bin:/usr/bin")
+	if err := loadModules(); err != nil {
+		fmt.Printf("modules: %v\n", err)
+	}
+	if err := loopMount("/images/ext4", "/ext4", "ext4"); err != nil {
+		fmt.Printf("mount /ext4: %v\n", err)
+	} else {
+		_ = os.Setenv("STAUNCH_TEST_EXT4", "/ext4")
+	}
 	go reap()
+}
 
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	fmt.Printf("kernel %s", kernel)
+func doctor() {
 	if out, err := exec.Command("/staunch-agent", "doctor").CombinedOutput(); err != nil {
 		result(false, "doctor", "%v %s", err, out)
 	} else {
 		fmt.Printf("%s", out)
-	}
-	for _, rung := range []string{"", "bpf", "freeze", "connector"} {
-		contain(rung)
 	}
 }
 
