@@ -68,10 +68,9 @@ type Agent struct {
 	index   *index.Index // nil: search instead
 	holder  *process.Holder
 	rules   *guard.Guard
-	gates   *gates    // nil: no gate
 	off     *disabled // what would have brought files back
 	held    *standing // the holds that outlast their containments
-	kept    *gates    // the standing refusals, also where there is no gate; the same as gates where there is
+	gates   *gates    // the standing refusals, also where there is no gate
 
 	policy    *policy // the server's standing rules
 	sightings *spool  // what the server has to be told of files
@@ -153,12 +152,12 @@ func New(cfg Config) (_ *Agent, err error) {
 	}
 	a.off = &disabled{path: a.state.path("disabled.json")}
 	a.held = &standing{holder: a.holder, log: a.log}
-	if a.kept, err = openGates(a.state.path("gates.json"), cfg.Gate, a.log); err != nil {
+	if a.gates, err = openGates(a.state, cfg.Gate, a.log); err != nil {
 		return nil, err
 	}
-	if cfg.Gate != nil {
-		a.gates = a.kept
-		a.cleanup = append(a.cleanup, cfg.Gate.Close)
+	a.cleanup = append(a.cleanup, a.gates.close)
+	if err = a.gates.openPins(a.state); err != nil {
+		return nil, err
 	}
 	if a.sightings, err = openSpool(a.spoolPath(), a.now, a.log); err != nil {
 		return nil, err
@@ -227,10 +226,10 @@ func (a *Agent) Start() error {
 	if stuck {
 		a.work.Go(a.keepSettling)
 	}
-	if err := a.kept.liftRestored(a.vault); err != nil {
+	if err := a.gates.liftRestored(a.vault); err != nil {
 		return err
 	}
-	if a.gates != nil {
+	if a.gates.on() {
 		if err := a.gates.restore(); err != nil {
 			return err
 		}

@@ -221,10 +221,7 @@ func (c *containment) note(format string, args ...any) {
 
 func (c *containment) close() {
 	if c.gated && c.receipt.Outcome == order.Proven {
-		// The files are gone, and with them the marks on them.
-		if err := c.gates.client.Release(c.ID + fileRules); err != nil {
-			c.log.Warn("gate rules are left over", "order_id", c.ID, "error", err)
-		}
+		c.endFileRules()
 		c.held.keep(c.File, c.size())
 	}
 	if c.armed != nil { // after what outlasts it

@@ -43,7 +43,7 @@ func sealOne(t *testing.T, a *Agent, path string) order.Item {
 
 func refuse(t *testing.T, a *Agent, h filehash.Hash, since time.Time) {
 	t.Helper()
-	if err := a.kept.write([]Gated{{File: h, Size: 1, Order: "o", Since: since}}); err != nil {
+	if err := a.gates.write([]Gated{{File: h, Size: 1, Order: "o", Since: since}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -83,7 +83,7 @@ func TestGateOfRestoredIsLifted(t *testing.T) {
 			if later > 0 {
 				want = 1
 			}
-			if got := a.kept.list(); len(got) != want {
+			if got := a.gates.list(); len(got) != want {
 				t.Errorf("refused: %+v", got)
 			}
 		})

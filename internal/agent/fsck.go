@@ -91,10 +91,13 @@ func (r *FsckReport) identity(s State) (device string) {
 // refusals checks the list of contents whose start is refused.
 func (r *FsckReport) refusals(s State, v *vault.Vault, repair bool, log *slog.Logger) error {
 	path := s.path("gates.json")
-	g, err := openGates(path, nil, log)
+	g, err := openGates(s, nil, log)
 	switch {
 	case err == nil && repair:
-		return g.liftRestored(v)
+		if err := g.openPins(s); err != nil { // lifts what no refusal stands behind
+			return err
+		}
+		return errors.Join(g.liftRestored(v), g.close())
 	case err == nil:
 		return nil
 	case !repair:

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"staunch/internal/agent/gate"
+	"staunch/internal/agent/gate/pin"
 	"staunch/internal/agent/vault"
 	"staunch/internal/durable"
 	"staunch/internal/filehash"
@@ -30,28 +31,31 @@ type Gated struct {
 // gates are the standing refusals: kept in gates.json, so that they outlive the
 // agent and the machine, and handed to the gate.
 type gates struct {
-	path   string
-	client *gate.Client // nil: there is no gate now
-	log    *slog.Logger
+	path    string
+	client  *gate.Client // nil: there is no gate now
+	pins    *pin.Pins    // nil: nothing outlives the agent's processes, and pinsOff says why
+	pinsOff string
+	log     *slog.Logger
 
 	mu  sync.Mutex
 	all []Gated // guarded by mu
 }
 
-func openGates(path string, c *gate.Client, log *slog.Logger) (*gates, error) {
-	g := &gates{path: path, client: c, log: log}
-	b, err := readState(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return g, nil
-	}
+// openGates reads the standing refusals: see openPins for the rest.
+func openGates(s State, c *gate.Client, log *slog.Logger) (*gates, error) {
+	g := &gates{path: s.path("gates.json"), client: c, log: log}
+	b, err := readState(g.path)
 	if err == nil {
 		err = json.Unmarshal(b, &g.all)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w; move it aside, and order again what must stay refused", path, err)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read %s: %w; move it aside, and order again what must stay refused", g.path, err)
 	}
 	return g, nil
 }
+
+// on reports whether there is a gate now.
+func (g *gates) on() bool { return g.client != nil }
 
 // restore hands the standing refusals to a gate that has none yet.
 func (g *gates) restore() error {
@@ -92,10 +96,13 @@ func (g *gates) allow(sum filehash.Sum) error {
 		if !k.File.Matches(sum) {
 			continue
 		}
-		if g.client != nil {
+		if g.on() {
 			if err := g.client.AllowHash(k.File); err != nil {
 				return err
 			}
+		}
+		if err := g.releaseFiles(k.Order); err != nil {
+			return err
 		}
 		rest = slices.DeleteFunc(rest, func(o Gated) bool { return o == k })
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"staunch/internal/agent/process"
 	"staunch/internal/order"
@@ -13,7 +14,7 @@ import (
 
 // gate refuses open and exec of every known copy, and exec of every unknown one.
 func (c *containment) gate(context.Context) error {
-	if c.gates == nil {
+	if !c.gates.on() {
 		c.receipt.Gate = "none"
 		c.note("no gate: %s; a copy that is not found can be started until it is", c.gateOff)
 		return nil
@@ -24,37 +25,47 @@ func (c *containment) gate(context.Context) error {
 	c.gated = true
 	c.receipt.Gate = "content and files"
 	for _, t := range c.open() {
-		if err := c.gates.client.DenyFile(t.File, c.ID+fileRules); err != nil {
-			c.note("the gate has no rule for file %s itself: %v", t.Stat.ID, err)
+		if err := c.gates.denyFile(t.File, c.ID); err != nil {
+			c.note("file %s: %v", t.Stat.ID, err)
 		}
 	}
 	return nil
 }
-
-// fileRules is what is added to a containment's id for the gate's rules on
-// single files: they end with it, the rule on the content stands.
-const fileRules = ".file"
 
 func (c *containment) ungate() {
 	if !c.gated {
 		return
 	}
 	c.gated = false
-	c.openFiles()
-	if err := errors.Join(c.gates.client.Release(c.ID+fileRules), c.gates.lift(c.ID)); err != nil {
+	c.openFiles(order.Sealed)
+	if err := errors.Join(c.gates.releaseFiles(c.ID), c.gates.lift(c.ID)); err != nil {
 		c.note("the gate could not be lifted: %v", err)
 	}
 }
 
-// openFiles lifts the gate on the files that are left where they are.
-func (c *containment) openFiles() {
+// openFiles lifts the gate on the files themselves, but for those of which
+// something else has become.
+func (c *containment) openFiles(but order.CopyState) {
 	for _, t := range c.copies {
-		if t.state == order.Sealed {
+		if t.state == but || t.File == nil {
 			continue
 		}
-		if err := c.gates.client.AllowFile(t.File); err != nil {
+		if err := c.gates.allowFile(t.File); err != nil {
 			c.note("the gate on file %s could not be lifted: %v", t.Stat.ID, err)
 		}
+	}
+}
+
+// endFileRules ends the rules on single files: those of sealed ones are about
+// nothing any more. What stays in its place refused, as in the layer of an
+// image, stays so.
+func (c *containment) endFileRules() {
+	if slices.ContainsFunc(c.copies, func(t *taken) bool { return t.state == order.Gated }) {
+		c.openFiles(order.Gated)
+		return
+	}
+	if err := c.gates.releaseFiles(c.ID); err != nil {
+		c.log.Warn("gate rules are left over", "order_id", c.ID, "error", err)
 	}
 }
 

@@ -225,7 +225,7 @@ func gateRules(one []rule1, two []rule256) iter.Seq[gate.Rule] {
 }
 
 func (p *policy) enforce(rules iter.Seq[gate.Rule]) error {
-	if p.gates == nil {
+	if !p.gates.on() {
 		return nil // status says that there is no gate
 	}
 	if rules == nil {
@@ -259,14 +259,14 @@ func (p *policy) allows(h filehash.Hash) (id int64, ok bool) {
 
 // lift ends the refusals of orders for contents that a rule allows now.
 func (p *policy) lift() {
-	for _, k := range p.kept.list() {
+	for _, k := range p.gates.list() {
 		id, ok := p.allows(k.File)
 		if !ok {
 			continue
 		}
 		sum := filehash.Sum{SHA1: k.File.SHA1, SHA256: k.File.SHA256}
 		p.held.release(sum)
-		if err := p.kept.allow(sum); err != nil {
+		if err := p.gates.allow(sum); err != nil {
 			p.log.Error("cannot lift the gate on what a standing rule allows", "hash", k.File.String(), "indicator", id, "error", err)
 			continue
 		}

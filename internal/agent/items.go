@@ -49,7 +49,7 @@ func (a *Agent) restore(ctx context.Context, id, item, destination string, began
 		r.Code, r.Reason = order.Partial, "the file is back, but without all that it had: "+strings.Join(restored.Lost, "; ")
 	}
 	a.held.release(filehash.Sum{SHA1: it.SHA1, SHA256: it.SHA256})
-	if err := a.kept.allow(filehash.Sum{SHA1: it.SHA1, SHA256: it.SHA256}); err != nil {
+	if err := a.gates.allow(filehash.Sum{SHA1: it.SHA1, SHA256: it.SHA256}); err != nil {
 		r.Outcome, r.Code = order.Failed, order.Partial
 		r.Reason = fmt.Sprintf("the file is back, but its start is refused still: %v; start the agent again, which lifts that", err)
 	}

@@ -93,10 +93,10 @@ func (a *Agent) StartLocal() error {
 	if _, err := a.settle(); err != nil {
 		return err
 	}
-	if err := a.kept.liftRestored(a.vault); err != nil {
+	if err := a.gates.liftRestored(a.vault); err != nil {
 		return err
 	}
-	if a.gates != nil {
+	if a.gates.on() {
 		if err := a.gates.restore(); err != nil {
 			return err
 		}
@@ -188,7 +188,7 @@ func (a *Agent) Status(context.Context) (Status, error) {
 	if !s.Privileged {
 		s.Off = append(s.Off, "not root: only your own files and processes are covered, and there is no gate")
 	}
-	if a.gates == nil {
+	if !a.gates.on() {
 		s.Off = append(s.Off, "gate: "+a.gateOff)
 	} else {
 		st, err := a.gates.client.Status()

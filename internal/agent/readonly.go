@@ -34,7 +34,7 @@ func ReadStatus(s State, log *slog.Logger) (Status, error) {
 		return st, err
 	}
 	st.DeviceID, st.Server = e.DeviceID, e.URL
-	g, err := openGates(s.path("gates.json"), nil, log)
+	g, err := openGates(s, nil, log)
 	if err != nil {
 		return st, err
 	}

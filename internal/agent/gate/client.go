@@ -26,8 +26,9 @@ const (
 // Client is the worker's end. Its methods may be called from many goroutines.
 // They outlive gates: while one is replaced, requests wait.
 type Client struct {
-	conn *conn
-	stop func() error // of a local gate; may be nil
+	conn       *conn
+	stop       func() error // of a local gate; may be nil
+	supervisor int          // its process
 
 	close    func() error // end, once
 	seq      atomic.Uint64
@@ -60,12 +61,12 @@ func Dial(f *os.File) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClient(cn, nil)
+	return newClient(cn, os.Getppid(), nil)
 }
 
-func newClient(cn *conn, stop func() error) (*Client, error) {
+func newClient(cn *conn, supervisor int, stop func() error) (*Client, error) {
 	c := &Client{
-		conn: cn, stop: stop, refusals: make(chan Refusal, maxRefused), done: make(chan struct{}),
+		conn: cn, stop: stop, supervisor: supervisor, refusals: make(chan Refusal, maxRefused), done: make(chan struct{}),
 		replies: map[uint64]chan message{},
 	}
 	c.close = sync.OnceValue(c.end)
@@ -87,6 +88,9 @@ func (c *Client) exemptSelf() error {
 	_, err = c.request(message{Op: opExempt}, self)
 	return err
 }
+
+// Supervisor is the number of the process that starts the gates.
+func (c *Client) Supervisor() int { return c.supervisor }
 
 // DenyFile refuses to everybody but the agent to open or execute the file, by
 // whatever name, for the order or indicator id. f may have been opened with

@@ -94,7 +94,7 @@ func (g group) drain(ctx context.Context, v verdict, d time.Duration) int {
 	var n atomic.Int64
 	end := time.Now().Add(d)
 	r := &readers{
-		fan: g, start: time.Now(), noRoom: func() {},
+		fan: g, start: time.Now(), refused: func(error) {},
 		over: func() bool { return ctx.Err() != nil || !time.Now().Before(end) },
 		take: func(e event, _ time.Time, _ *unix.Statx_t) {
 			if e.fd >= 0 && g.answer(e.fd, v) == nil {

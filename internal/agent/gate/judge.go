@@ -3,6 +3,7 @@
 package gate
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -60,8 +61,13 @@ func newJudge(set Settings, fan group, b *book) *judge {
 	}
 	j.hashes = newHashing(j)
 	j.readers = &readers{
-		fan: fan, start: j.start, noRoom: func() { j.failOpens.Add(1) },
-		take: j.decide,
+		fan: fan, start: j.start, take: j.decide,
+		refused: func(err error) {
+			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+				j.failOpens.Add(1) // not for its own sake
+			}
+			j.denied.Add(1)
+		},
 	}
 	return j
 }

@@ -69,7 +69,7 @@ func StartLocal(cfg LocalConfig) (*Client, error) {
 	if err := awaitLocal(cn); err != nil {
 		return nil, errors.Join(err, cn.close(), stop())
 	}
-	return newClient(cn, stop)
+	return newClient(cn, cmd.Process.Pid, stop)
 }
 
 func awaitLocal(cn *conn) error {

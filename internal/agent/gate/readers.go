@@ -30,11 +30,13 @@ const (
 // well, in the same thread, and if that is marked too it asks us. Whoever reads
 // would wait for itself for ever; so somebody else reads on meanwhile.
 type readers struct {
-	fan    group
-	start  time.Time
-	take   func(e event, at time.Time, st *unix.Statx_t) // answers, now or later; of several readers
-	noRoom func()                                        // the kernel refused an event for want of descriptors
-	over   func() bool                                   // nobody reads any more; nil = never
+	fan   group
+	start time.Time
+	take  func(e event, at time.Time, st *unix.Statx_t) // answers, now or later; of several readers
+	// refused: the kernel could not open an event's file for us and refused the
+	// event, for want of descriptors or because the file fails to open.
+	refused func(error)
+	over    func() bool // nobody reads any more; nil = never
 
 	busy   [maxReaders]atomic.Int64 // since when it is at its events, in ns since start; 0 = at none
 	on     [maxReaders]atomic.Bool  // it reads, or is about to
@@ -88,11 +90,11 @@ func (r *readers) readAs(n int) error {
 		case nil:
 		case unix.EINTR, unix.EAGAIN:
 			continue
-		case unix.EMFILE, unix.ENFILE:
-			r.noRoom()
-			continue
-		default:
+		case unix.EBADF, unix.EINVAL, unix.EFAULT:
 			return err
+		default: // the event's file cannot be opened for us, and the kernel has refused it
+			r.refused(err)
+			continue
 		}
 		for rest := buf[:size]; len(rest) > 0; {
 			var e event

@@ -264,7 +264,7 @@ func (p *Pins) read(tell func(Refusal)) {
 		if err := p.reader.ReadInto(&r); err != nil {
 			return
 		}
-		if e, ok := decodeEvent(r.RawSample); ok && tell != nil {
+		if e, ok := decodeEvent(r.RawSample); ok && tell != nil && e.ID != "" { // not the one of try
 			tell(e)
 		}
 	}
