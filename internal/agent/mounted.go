@@ -3,10 +3,8 @@
 package agent
 
 import (
-	"bytes"
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 
 	"staunch/internal/agent/mountinfo"
@@ -17,11 +15,15 @@ import (
 // names are gone: a file that is itself mounted somewhere, by a bind mount,
 // stays there until it is unmounted.
 func (c *containment) stillMounted() (order.Text, error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
-		return "", fmt.Errorf("cannot list what is mounted: %w", err)
+		return "", err
 	}
-	for _, point := range deletedMounts(b) {
+	for _, m := range mounts {
+		if !m.Nameless() {
+			continue
+		}
+		point := m.Point
 		fi, err := os.Lstat(point)
 		if err != nil || !fi.Mode().IsRegular() || c.size() >= 0 && fi.Size() != c.size() {
 			continue // unmounted meanwhile, or another file
@@ -37,19 +39,4 @@ func (c *containment) stillMounted() (order.Text, error) {
 		}
 	}
 	return "", nil
-}
-
-// deletedMounts reads proc_pid_mountinfo(5) and returns the places where
-// something is mounted that has lost its own name. Fields four and five are
-// the root of the mount within its file system and the place:
-//
-//	36 35 98:0 /real/file//deleted /mnt/file rw,noatime - ext4 /dev/root rw
-func deletedMounts(table []byte) (points []string) {
-	for line := range bytes.Lines(table) {
-		f := strings.Fields(string(line))
-		if len(f) > 5 && strings.HasSuffix(f[3], "//deleted") {
-			points = append(points, mountinfo.Unescape(f[4]))
-		}
-	}
-	return points
 }

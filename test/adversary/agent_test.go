@@ -68,7 +68,7 @@ func (w *world) startAgent() {
 			Running bool
 			Index   struct{ Complete bool }
 		}
-		if _, err := w.ask(&s, "status"); err != nil || !s.Running || !s.Index.Complete && time.Since(begun) < patience {
+		if _, err := w.ask(&s, "status"); err != nil || !s.Running || !s.Index.Complete && time.Since(begun) < time.Duration(kit.slow)*patience {
 			time.Sleep(20 * time.Millisecond)
 			return false
 		}
@@ -85,7 +85,7 @@ func (a *agent) stop() error {
 			return fmt.Errorf("the agent ended badly: %w\n%s", a.err, a.log)
 		}
 		return nil
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Duration(kit.slow) * 20 * time.Second):
 		a.kill()
 		return fmt.Errorf("the agent did not end\n%s", a.log)
 	}
@@ -106,7 +106,7 @@ func (a *agent) kill() {
 // returned; err says that there was no answer.
 func (w *world) ask(answer any, args ...string) (code int, err error) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), bound)
+	ctx, cancel := context.WithTimeout(w.t.Context(), kit.bound())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, kit.agent, append([]string{"--json"}, append(args, "--state", w.state)...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -34,6 +34,7 @@ type options struct {
 	jobs  int
 	agent string
 	built string
+	slow  int
 }
 
 // built is what TestMain made for all tests.
@@ -62,6 +63,7 @@ func TestMain(m *testing.M) {
 	flag.IntVar(&o.jobs, "jobs", 4, "how many scenes run side by side")
 	flag.StringVar(&o.agent, "agent", "", "a staunch-agent that is built already")
 	flag.StringVar(&o.built, "built", "", "a folder with all the programs, for where there is no compiler: staunch-agent, hostile/foe, hostile/dyn, hostile/lib")
+	flag.IntVar(&o.slow, "slow", 1, "how many times longer everything may take: on an emulated machine")
 	flag.Parse()
 	_ = flag.Set("test.parallel", strconv.Itoa(o.jobs)) // scenes mostly wait
 	code, err := run(m, o)
@@ -150,11 +152,11 @@ func (k *built) load() (err error) {
 	return nil
 }
 
-// envFuse makes the test program the fuse.
+// envFuse makes the test program the fuse, and says how long it burns.
 const envFuse = "STAUNCH_TEST_FUSE"
 
 // bound is how long anything that a scene started may live at most.
-const bound = 75 * time.Second
+func (o options) bound() time.Duration { return time.Duration(o.slow) * 75 * time.Second }
 
 // A fuse is a process that kills what it was told of: when its time is over, or
 // when the test has died. A gate that hangs must not outlive its test.
@@ -165,7 +167,7 @@ type fuse struct {
 
 func light() (*fuse, error) {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), envFuse+"=1")
+	cmd.Env = append(os.Environ(), envFuse+"="+kit.bound().String())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -183,6 +185,10 @@ func (f *fuse) out() {
 }
 
 func fuseMain() int {
+	bound, err := time.ParseDuration(os.Getenv(envFuse))
+	if err != nil {
+		return 1
+	}
 	type charge struct {
 		pid  int
 		born string

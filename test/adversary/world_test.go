@@ -60,7 +60,7 @@ type neighbour struct {
 }
 
 // lifetime is how long a scene's processes live at most by themselves.
-const lifetime = 45 * time.Second
+func (o options) lifetime() time.Duration { return time.Duration(o.slow) * 45 * time.Second }
 
 func newWorld(t *testing.T, seed int) *world {
 	t.Helper()
@@ -297,7 +297,7 @@ func (w *world) sameNumber(path string) {
 	}
 }
 
-func until() string { return strconv.FormatInt(time.Now().Add(lifetime).Unix(), 10) }
+func until() string { return strconv.FormatInt(time.Now().Add(kit.lifetime()).Unix(), 10) }
 
 // command prepares a process of the world: in its groups, with its mark.
 func (w *world) command(args ...string) *exec.Cmd {
@@ -407,7 +407,7 @@ func (w *world) lives() {
 
 func (w *world) wait(what string, cond func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(lifetime / 2); !cond(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(kit.lifetime() / 2); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatalf("waited in vain for %s", what)
 		}

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"staunch/internal/agent/mountinfo"
 	"staunch/internal/filehash"
 	"staunch/internal/runnable"
 )
@@ -126,29 +127,27 @@ func probeTypes() []Check {
 		return []Check{{Name: "marks on file systems", Detail: err.Error()}}
 	}
 	defer unix.Close(fd) // takes all marks with it
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
+	mounts, err := mountinfo.Read(mountinfo.Self)
+	if len(mounts) == 0 {
 		return []Check{{Name: "marks on file systems", Detail: err.Error()}}
 	}
-	defer f.Close() // only read
-	mounts, _ := parseMounts(f)
 	var checks []Check
 	for _, m := range mounts {
-		name := "marks on " + m.fstype
+		name := "marks on " + m.Type
 		if slices.ContainsFunc(checks, func(c Check) bool { return c.Name == name }) {
 			continue
 		}
-		if why := skipped(m.fstype); why != "" {
+		if why := skipped(m); why != "" {
 			checks = append(checks, Check{Name: name, Detail: "not covered: it " + why})
 			continue
 		}
-		err := unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, unix.FAN_OPEN_EXEC, unix.AT_FDCWD, m.point)
+		err := unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, unix.FAN_OPEN_EXEC, unix.AT_FDCWD, m.Point)
 		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EACCES) {
 			continue // cannot be reached from here; another mount of the type may
 		}
 		c := check(name, err)
 		if err == nil {
-			c.Detail = "accepted at " + m.point
+			c.Detail = "accepted at " + m.Point
 		}
 		checks = append(checks, c)
 	}

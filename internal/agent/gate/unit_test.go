@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"staunch/internal/agent/mountinfo"
 	"staunch/internal/filehash"
 )
 
@@ -234,26 +234,10 @@ func TestExemptEnds(t *testing.T) {
 	}
 }
 
-func TestParseMounts(t *testing.T) {
-	got, err := parseMounts(strings.NewReader(`27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-36 35 98:0 /mnt1 /mnt\0402\012x rw,noatime master:1 shared:2 - fuse.sshfs host:/x rw
-`))
-	want := []mount{{27, "254:0", "/", "ext4"}, {36, "98:0", "/mnt 2\nx", "fuse.sshfs"}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(mount{})); diff != "" || err != nil {
-		t.Error(diff, err)
-	}
-	for _, line := range []string{"garbage", "x 1 254:0 / / rw - ext4 a b", "27 1 254:0 / rw - ext4 a b"} {
-		all, err := parseMounts(strings.NewReader(line + "\n27 1 254:0 / / rw - ext4 a b\n"))
-		if err == nil || len(all) != 1 || !strings.Contains(err.Error(), "cannot read mount line") {
-			t.Errorf("%q: %v, %v", line, all, err)
-		}
-	}
-}
-
 func TestScope(t *testing.T) {
-	mounts := []mount{
-		{id: 1, point: "/"}, {id: 2, point: "/srv"}, {id: 3, point: "/srv/a"}, {id: 4, point: "/srvx"},
-		{id: 5, point: "/opt/a"}, {id: 6, point: "/var"}, {id: 7, point: "/var"}, // one over the other
+	mounts := []mountinfo.Mount{
+		{ID: 1, Point: "/"}, {ID: 2, Point: "/srv"}, {ID: 3, Point: "/srv/a"}, {ID: 4, Point: "/srvx"},
+		{ID: 5, Point: "/opt/a"}, {ID: 6, Point: "/var"}, {ID: 7, Point: "/var"}, // one over the other
 	}
 	for _, k := range []struct {
 		under []string
@@ -270,7 +254,7 @@ func TestScope(t *testing.T) {
 		var got []int
 		for _, m := range mounts {
 			if in(m) {
-				got = append(got, m.id)
+				got = append(got, int(m.ID)) //nolint:gosec // the small ones above
 			}
 		}
 		if diff := cmp.Diff(k.want, got); diff != "" {
@@ -282,7 +266,7 @@ func TestScope(t *testing.T) {
 func TestSkippedFilesystems(t *testing.T) {
 	for fstype, want := range map[string]bool{"ext4": false, "tmpfs": false, "overlay": false, "new": false, "fuseblk": false,
 		"proc": true, "nfs4": true, "fuse": true, "fuse.sshfs": true} {
-		if got := skipped(fstype) != ""; got != want {
+		if got := skipped(mountinfo.Mount{Type: fstype}) != ""; got != want {
 			t.Errorf("%s skipped: %v", fstype, got)
 		}
 	}
@@ -397,17 +381,6 @@ func FuzzDecodeSlot(f *testing.F) {
 		e.encode(again)
 		if got, err := decodeSlot(again); err != nil || got != e {
 			t.Fatalf("%+v became %+v, %v", e, got, err)
-		}
-	})
-}
-
-func FuzzParseMount(f *testing.F) {
-	f.Add("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue")
-	f.Add(`36 35 98:0 / /a\040b\999\ rw - tmpfs`)
-	f.Add(" - ")
-	f.Fuzz(func(t *testing.T, line string) {
-		if m, err := parseMount(line); err == nil && fmt.Sprint(m.id) == "" {
-			t.Fatal("no id")
 		}
 	})
 }

@@ -48,8 +48,8 @@ func (s *search) watchPoints() (points []string) {
 	}
 	for i := range s.mounts {
 		m := &s.mounts[i]
-		if k := m.kind(); s.across && s.below(m.point) && (k == local || k == layers) {
-			add(m.point)
+		if k := m.Kind(); s.across && s.below(m.Point) && (k == local || k == layers) {
+			add(m.Point)
 		}
 	}
 	return points

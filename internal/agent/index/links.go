@@ -88,11 +88,11 @@ func (s *search) addName(m *match, n foundName) {
 
 // findNames walks the file system behind one mount, everywhere it is mounted.
 func (s *search) findNames(ctx context.Context, mountID uint64, matches []*match) error {
-	i := slices.IndexFunc(s.mounts, func(m mount) bool { return m.id == mountID })
+	i := slices.IndexFunc(s.mounts, func(m mount) bool { return m.ID == mountID })
 	if i < 0 {
 		return nil // not known: copyOf notes the missing names
 	}
-	dev, exact := s.mounts[i].dev, s.mounts[i].kind() == local
+	dev, exact := s.mounts[i].Dev, s.mounts[i].Kind() == local
 	byIno := map[uint64][]*match{}
 	for _, m := range matches {
 		byIno[m.facts.id.Ino] = append(byIno[m.facts.id.Ino], m)
@@ -111,10 +111,10 @@ func (s *search) findNames(ctx context.Context, mountID uint64, matches []*match
 		}
 	}
 	var roots []work
-	same := slices.DeleteFunc(slices.Clone(s.mounts), func(m mount) bool { return m.dev != dev })
+	same := slices.DeleteFunc(slices.Clone(s.mounts), func(m mount) bool { return m.Dev != dev })
 	for _, m := range tops(same) {
-		if f, err := look(unix.AT_FDCWD, m.point); err == nil && f.folder() && f.mountID == m.id {
-			roots = append(roots, work{n: &node{name: m.point, id: f.id, fd: -1}})
+		if f, err := look(unix.AT_FDCWD, m.Point); err == nil && f.folder() && f.mountID == m.ID {
+			roots = append(roots, work{n: &node{name: m.Point, id: f.id, fd: -1}})
 		}
 	}
 	if err := names.run(ctx, roots...); err != nil {

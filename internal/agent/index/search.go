@@ -143,8 +143,8 @@ func (s *search) everywhere() error {
 	var picked []mount
 	picked, s.gaps, s.res.Skipped = sources(s.mounts)
 	for i := range picked {
-		if err := s.root(picked[i].point, &picked[i]); err != nil {
-			s.problem(picked[i].point, err)
+		if err := s.root(picked[i].Point, &picked[i]); err != nil {
+			s.problem(picked[i].Point, err)
 		}
 	}
 	if len(s.roots) == 0 {
@@ -186,7 +186,7 @@ func (s *search) root(path string, want *mount) error {
 	switch {
 	case err != nil:
 		return &os.PathError{Op: "stat", Path: path, Err: err}
-	case want != nil && f.mountID != 0 && f.mountID != want.id:
+	case want != nil && f.mountID != 0 && f.mountID != want.ID:
 		return errHidden
 	case f.folder():
 		s.roots = append(s.roots, work{n: &node{name: path, id: f.id, fd: -1}})
@@ -225,17 +225,17 @@ func (s *search) enter(parent *node, name string, f *facts) bool {
 	if !s.across {
 		return false // a root of its own, or told of as a gap
 	}
-	i := slices.IndexFunc(s.mounts, func(m mount) bool { return m.id == f.mountID })
+	i := slices.IndexFunc(s.mounts, func(m mount) bool { return m.ID == f.mountID })
 	if i < 0 {
 		return true // mounted since the search began
 	}
-	switch m := &s.mounts[i]; m.kind() {
+	switch m := &s.mounts[i]; m.Kind() {
 	case remote:
-		s.problem(parent.join(name), fmt.Errorf("%s is not a local file system", m.fstype))
+		s.problem(parent.join(name), fmt.Errorf("%s is not a local file system", m.Type))
 		return false
 	case pseudo:
 		s.mu.Lock()
-		s.res.Skipped = append(s.res.Skipped, gap(parent.join(name), m.fstype+" holds no files"))
+		s.res.Skipped = append(s.res.Skipped, gap(parent.join(name), m.Type+" holds no files"))
 		s.mu.Unlock()
 		return false
 	default:

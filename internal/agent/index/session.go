@@ -155,15 +155,15 @@ func (x *Index) wanted(mounts []mount) (roots []root, gaps, remotes []string) {
 	if len(x.cfg.Roots) == 0 {
 		picked, remotes, _ := sources(mounts)
 		for _, m := range picked {
-			roots = append(roots, root{m.point, m.id})
+			roots = append(roots, root{m.Point, m.ID})
 		}
 		return roots, nil, remotes
 	}
 	add := func(point string, m *mount) {
-		if k := m.kind(); k == remote {
-			remotes = append(remotes, gap(point, m.fstype+" is not a local file system"))
-		} else if k != pseudo && !slices.Contains(roots, root{point, m.id}) {
-			roots = append(roots, root{point, m.id})
+		if k := m.Kind(); k == remote {
+			remotes = append(remotes, gap(point, m.Type+" is not a local file system"))
+		} else if k != pseudo && !slices.Contains(roots, root{point, m.ID}) {
+			roots = append(roots, root{point, m.ID})
 		}
 	}
 	for _, name := range x.cfg.Roots {
@@ -172,7 +172,7 @@ func (x *Index) wanted(mounts []mount) (roots []root, gaps, remotes []string) {
 			gaps = append(gaps, gap(name, err.Error()))
 			continue
 		}
-		i := slices.IndexFunc(mounts, func(m mount) bool { return m.id == f.mountID })
+		i := slices.IndexFunc(mounts, func(m mount) bool { return m.ID == f.mountID })
 		switch {
 		case i < 0:
 			gaps = append(gaps, gap(name, "its mount is not listed"))
@@ -180,8 +180,8 @@ func (x *Index) wanted(mounts []mount) (roots []root, gaps, remotes []string) {
 			add(point, &mounts[i])
 		}
 		for j := range mounts {
-			if mounts[j].point != point && within(mounts[j].point, point) && !hidden(mounts, j) {
-				add(mounts[j].point, &mounts[j])
+			if mounts[j].Point != point && within(mounts[j].Point, point) && !hidden(mounts, j) {
+				add(mounts[j].Point, &mounts[j])
 			}
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"staunch/internal/agent/mountinfo"
 )
 
 const target = "/opt/upd/kworkerd"
@@ -339,7 +341,11 @@ func TestBounds(t *testing.T) {
 
 // TestSlowMounts reads a mountinfo with file systems that may not answer.
 func TestSlowMounts(t *testing.T) {
-	got := slowMounts(strings.NewReader("22 1 0:20 / /home/a\\040b rw - fuse.sshfs x rw\n23 1 0:21 / /data rw shared:1 - ext4 /dev/x rw\n24 1 0:22 / /n rw - nfs4 s:/ rw\nrubbish\n"))
+	mounts, err := mountinfo.Parse(strings.NewReader("22 1 0:20 / /home/a\\040b rw - fuse.sshfs x rw\n23 1 0:21 / /data rw shared:1 - ext4 /dev/x rw\n24 1 0:22 / /n rw - nfs4 s:/ rw\n25 1 0:23 / /auto rw - autofs x rw\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := slowMounts(mounts)
 	if diff := cmp.Diff([]string{"/home/a b", "/n"}, got); diff != "" {
 		t.Error(diff)
 	}

@@ -77,7 +77,6 @@ func FuzzWords(f *testing.F) {
 		unitTokens(string(data), 1)
 		openQuote(string(data), 0)
 		_, _ = withoutWord(string(data), "/x")
-		slowMounts(bytes.NewReader(data))
 		GroupOf(string(data))
 	})
 }

@@ -3,7 +3,6 @@
 package persistence
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"staunch/internal/agent/mountinfo"
 )
 
 // A tree reads the system's files within bounds. Its paths are absolute as
@@ -47,10 +48,8 @@ const maxDir = 10_000
 func newTree(ctx context.Context, cfg Config) *tree {
 	t := &tree{ctx: ctx, cfg: cfg, links: map[string]string{}, bases: map[string]*os.Root{}, folders: map[[2]string]*os.Root{}}
 	if cfg.Root == "/" {
-		if f, err := os.Open("/proc/self/mountinfo"); err == nil {
-			t.slow = slowMounts(f)
-			_ = f.Close() // read only
-		}
+		mounts, _ := mountinfo.Read(mountinfo.Self) // as many as can be read
+		t.slow = slowMounts(mounts)
 	}
 	return t
 }
@@ -62,39 +61,16 @@ func (t *tree) close() {
 	}
 }
 
-// slowMounts reads proc_pid_mountinfo(5) for mounts whose answers depend on
-// somebody else: a user's file system in user space could hold us for ever.
-func slowMounts(r io.Reader) []string {
+// slowMounts are those whose answers depend on somebody else: a user's file
+// system in user space could hold us for ever.
+func slowMounts(mounts []mountinfo.Mount) []string {
 	var slow []string
-	s := bufio.NewScanner(r)
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
-		before, after, ok := strings.Cut(s.Text(), " - ")
-		fields := strings.Fields(before)
-		if !ok || len(fields) < 5 {
-			continue
-		}
-		kind, _, _ := strings.Cut(after, " ")
-		kind, _, _ = strings.Cut(kind, ".") // fuse.sshfs
-		if slices.Contains([]string{"fuse", "nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "afs", "autofs"}, kind) {
-			slow = append(slow, unoctal(fields[4]))
+	for _, m := range mounts {
+		if m.Kind() == mountinfo.Remote || m.Type == "autofs" {
+			slow = append(slow, m.Point)
 		}
 	}
 	return slow
-}
-
-// unoctal undoes the kernel's \040 for a space.
-func unoctal(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if n, ok := octal(s[i:]); ok {
-			b.WriteByte(n)
-			i += 3
-			continue
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 func octal(s string) (byte, bool) {

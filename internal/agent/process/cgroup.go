@@ -26,22 +26,16 @@ type freezer struct {
 	stop, thaw string // what is written
 }
 
-// freezers returns the hierarchies in /proc/self/mountinfo (proc(5)): version
-// 2 (Linux 5.2), and the freezer of version 1.
-func freezers(table []byte) []freezer {
+// freezers returns the hierarchies among what is mounted: version 2 (Linux
+// 5.2), and the freezer of version 1.
+func freezers(mounts []mountinfo.Mount) []freezer {
 	var all []freezer
-	for line := range bytes.Lines(table) {
-		before, after, ok := strings.Cut(strings.TrimSpace(string(line)), " - ")
-		f, g := strings.Fields(before), strings.Fields(after)
-		if !ok || len(f) < 5 || len(g) < 3 {
-			continue
-		}
-		root := mountinfo.Unescape(f[4])
+	for _, m := range mounts {
 		switch {
-		case g[0] == "cgroup2":
-			all = append(all, freezer{root: root, file: "cgroup.freeze", stop: "1", thaw: "0"})
-		case g[0] == "cgroup" && strings.Contains(","+g[2]+",", ",freezer,"):
-			all = append(all, freezer{root: root, file: "freezer.state", stop: "FROZEN", thaw: "THAWED"})
+		case m.Type == "cgroup2":
+			all = append(all, freezer{root: m.Point, file: "cgroup.freeze", stop: "1", thaw: "0"})
+		case m.Type == "cgroup" && strings.Contains(","+m.Options+",", ",freezer,"):
+			all = append(all, freezer{root: m.Point, file: "freezer.state", stop: "FROZEN", thaw: "THAWED"})
 		}
 	}
 	return all

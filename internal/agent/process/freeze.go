@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"staunch/internal/agent/mountinfo"
 	"staunch/internal/durable"
 )
 
@@ -94,11 +95,11 @@ func (h *Holder) tryFreezer(fz freezer) (err error) {
 }
 
 func (h *Holder) freezers() ([]freezer, error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
+	mounts, err := mountinfo.Read(mountinfo.Self)
+	if len(mounts) == 0 {
 		return nil, fmt.Errorf("cannot find control groups: %w", err)
 	}
-	all := freezers(b)
+	all := freezers(mounts)
 	if len(all) == 0 {
 		return nil, errors.New("no control groups that can freeze are mounted")
 	}

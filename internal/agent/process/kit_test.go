@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"staunch/internal/agent/inode"
+	"staunch/internal/agent/mountinfo"
 	"staunch/internal/filehash"
 	"staunch/internal/runnable"
 )
@@ -83,11 +84,11 @@ func newKit(t testing.TB, bin []byte) *kit {
 
 // makeGroup makes a control group for the scene's processes.
 func (k *kit) makeGroup() {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	for _, fz := range freezers(b) {
+	for _, fz := range freezers(mounts) {
 		if fz.file != "cgroup.freeze" {
 			continue
 		}

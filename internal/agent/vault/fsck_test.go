@@ -194,21 +194,6 @@ func TestRecoverStuck(t *testing.T) {
 	}
 }
 
-func TestMountPoint(t *testing.T) {
-	for line, want := range map[string]string{
-		`36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`: "/mnt2",
-		`36 35 98:0 / /a\040b\134c rw - tmpfs none rw`:                   `/a b\c`,
-		`36 35 98:0 / /far rw - nfs4 host:/ rw`:                          "",
-		`36 35 98:0 / /far rw - fuse.sshfs host rw`:                      "",
-		`nonsense`:     "",
-		`a b - ext4 x`: "",
-	} {
-		if got, _ := mountPoint(line); got != want {
-			t.Errorf("%q: got %q, want %q", line, got, want)
-		}
-	}
-}
-
 func TestIntentRefuses(t *testing.T) {
 	good := Intent{Version: Version, ID: strings.Repeat("a", 32), Doing: taking, Names: []Name{{Path: "/x"}},
 		Staging: Staging{Kind: inVault, Dir: "/v/staging", Name: strings.Repeat("a", 32)}}

@@ -95,14 +95,3 @@ func FuzzIntent(f *testing.F) {
 		}
 	})
 }
-
-// FuzzMountPoint: no line of mountinfo upsets the reader.
-func FuzzMountPoint(f *testing.F) {
-	f.Add(`36 35 98:0 /mnt1 /a\040b rw,noatime master:1 - ext3 /dev/root rw`)
-	f.Add(`\`)
-	f.Fuzz(func(t *testing.T, line string) {
-		if p, ok := mountPoint(line); ok && p == "" {
-			t.Fatalf("%q: an empty path", line)
-		}
-	})
-}

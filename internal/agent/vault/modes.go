@@ -3,7 +3,6 @@
 package vault
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -80,36 +79,16 @@ func (c *checker) stagings(context.Context) error {
 	return nil
 }
 
-// localMounts reads the mount points of local file systems, proc(5).
-func localMounts() ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
+// localMounts are the mount points of file systems that answer by themselves.
+func localMounts() (points []string, err error) {
+	mounts, err := mountinfo.Read(mountinfo.Self)
+	if len(mounts) == 0 {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // read only
-	var points []string
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if p, ok := mountPoint(lines.Text()); ok && !slices.Contains(points, p) {
-			points = append(points, p)
+	for _, m := range mounts {
+		if k := m.Kind(); (k == mountinfo.Local || k == mountinfo.Layers) && !slices.Contains(points, m.Point) {
+			points = append(points, m.Point)
 		}
 	}
-	return points, lines.Err()
-}
-
-// mountPoint reads one line: "36 35 98:0 /root /point opts… - type source opts".
-func mountPoint(line string) (string, bool) {
-	head, tail, ok := strings.Cut(line, " - ")
-	fields := strings.Fields(head)
-	kind, _, _ := strings.Cut(tail, " ")
-	if !ok || len(fields) < 5 {
-		return "", false
-	}
-	for _, far := range []string{"nfs", "cifs", "smb", "fuse", "9p", "autofs", "afs", "ceph", "proc", "sysfs", "cgroup"} {
-		if strings.HasPrefix(kind, far) {
-			return "", false
-		}
-	}
-	return mountinfo.Unescape(fields[4]), true
+	return points, nil
 }

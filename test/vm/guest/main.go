@@ -82,9 +82,11 @@ func run() {
 		}},
 		{"outlives", outlives},
 		{"pins", func() { goTest("pins") }},
-		{"battery", func() { goTest("battery", "-built", "/", "-test.run", "^TestAdversary$/"+battery) }},
+		{"battery", func() {
+			goTest("battery", "-built", "/", "-slow", "4", "-jobs", "1", "-test.run", "^TestAdversary$/"+battery)
+		}},
 		{"rungs", func() {
-			goTest("battery", "-built", "/", "-adversary.long", "-test.run", "^TestRungs$//^(hop_every_300_us|comet:_fork_and_exec_at_once|in_memory)$")
+			goTest("battery", "-built", "/", "-slow", "4", "-jobs", "1", "-adversary.long", "-test.run", "^TestRungs$//^(hop_every_300_us|comet:_fork_and_exec_at_once|in_memory)$")
 		}},
 	} {
 		if len(only) == 0 || string(only) == part.name {
@@ -95,7 +97,7 @@ func run() {
 
 // battery are the scenes of the core that differ most from one another.
 const battery = "^(hop_every_300_us|watchdog_pair|nested_control_groups|script:_bash_FILE|preloaded_library|renames_itself|" +
-	"hard_links,_all_of_them|overlay:_copy_in_the_lower_layer|bind_mounts_of_folder_and_file)$"
+	"hard_links,_all_of_them|overlay:_copy_in_the_lower_layer|file_exchanged_for_a_victim's)$"
 
 func prepare() {
 	mount("proc", "/proc", "proc")
