@@ -72,6 +72,7 @@ type containment struct {
 	once    []string              // paths it had when it was started
 	vouched bool                  // the last look saw every file where it was asked to, also those that moved meanwhile
 	tracing *tracing              // from trace on, until its result is in the receipt
+	unread  []string              // places the last look should have seen and could not; a few
 	gated   bool                  // the hash is in the gate's deny set because of us
 	final   bool                  // past the point of no return
 }

@@ -34,6 +34,11 @@ func (c *containment) find(ctx context.Context) error {
 	if err := c.look(ctx); err != nil {
 		return err
 	}
+	if len(c.copies) == 0 {
+		if err := c.searchForeign(ctx); err != nil {
+			return err
+		}
+	}
 	if len(c.copies) == 0 && len(sealed) == 0 && c.ran < 0 {
 		if err := c.lookHarder(ctx); err != nil {
 			return err
@@ -63,6 +68,7 @@ func (c *containment) find(ctx context.Context) error {
 // look adds the copies that are there now and are not known yet.
 func (c *containment) look(ctx context.Context) error {
 	c.vouched = false
+	c.unread = nil
 	if c.index != nil && len(c.Scan) == 0 {
 		found, complete, err := c.lookup(ctx)
 		if err != nil {
@@ -83,14 +89,31 @@ func (c *containment) look(ctx context.Context) error {
 
 // search adds the copies that lie where the index cannot vouch.
 func (c *containment) search(ctx context.Context) error {
-	res, err := index.Search(ctx, index.SearchConfig{
-		Roots: c.searchRoots(), Skip: c.ownFolders(), Hash: c.File, Size: c.size(), Log: c.log,
-	})
+	return c.searchIn(ctx, index.SearchConfig{Roots: c.searchRoots()})
+}
+
+// searchForeign adds the copies on file systems that only other mount
+// namespaces have: those of containers, and of services with folders of their
+// own. It comes after the kill, which needs no file system.
+func (c *containment) searchForeign(ctx context.Context) error {
+	if !c.privileged {
+		c.receipt.NotCovered = merge(c.receipt.NotCovered, []string{"file systems of other mount namespaces: only root reaches them"})
+		return nil
+	}
+	return c.searchIn(ctx, index.SearchConfig{Foreign: true, Roots: c.searchRoots()})
+}
+
+func (c *containment) searchIn(ctx context.Context, cfg index.SearchConfig) error {
+	cfg.Skip, cfg.Hash, cfg.Size, cfg.Log = c.ownFolders(), c.File, c.size(), c.log
+	res, err := index.Search(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("cannot search for copies: %w", err)
 	}
+	c.unread = append(c.unread, res.Failed...)
 	c.add(res.Copies...)
-	c.vouched = res.Watched
+	if !cfg.Foreign {
+		c.vouched = res.Watched
+	}
 	c.receipt.Searched = merge(c.receipt.Searched, res.Covered)
 	c.receipt.NotCovered = merge(c.receipt.NotCovered, res.NotCovered)
 	return nil

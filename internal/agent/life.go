@@ -159,7 +159,7 @@ func (a *Agent) Find(ctx context.Context, q FindRequest) (Found, error) {
 	}
 	c := &containment{Agent: a, Request: Request{File: q.File, Scan: q.Scan}, begun: a.now(), ran: -1, sums: newSums(q.File)}
 	defer c.close()
-	if err := c.look(ctx); err != nil {
+	if err := errors.Join(c.look(ctx), c.searchForeign(ctx)); err != nil {
 		return Found{}, err
 	}
 	f := Found{Searched: c.receipt.Searched, NotCovered: c.receipt.NotCovered, Complete: len(c.receipt.NotCovered) == 0, Files: []order.Copy{}, Processes: []order.Match{}}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,6 +23,9 @@ var proofLooks = []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecon
 func (c *containment) prove(ctx context.Context) error {
 	before := len(c.copies)
 	if err := c.look(ctx); err != nil {
+		return err
+	}
+	if err := c.searchForeign(ctx); err != nil {
 		return err
 	}
 	if n := len(c.copies) - before; n > 0 {
@@ -52,7 +56,10 @@ func (c *containment) prove(ctx context.Context) error {
 			}
 		}
 	}
-	c.receipt.NotCovered = merge(c.receipt.NotCovered, foreign())
+	if c.privileged && len(c.unread) > 0 {
+		return fail(order.NotProven, "all that was found is stopped and sealed, but not everything could be read, and what could not may have the content: %s; see notCovered, mend it, and order again",
+			strings.Join(c.unread, "; "))
+	}
 	point, err := c.stillMounted()
 	if err == nil && point != "" {
 		err = fail(order.Partial, "a sealed file is still mounted at %q: unmount it, and order again", point)

@@ -101,8 +101,11 @@ func (f *facts) folder() bool  { return f.mode&unix.S_IFMT == unix.S_IFDIR }
 // follows no link and triggers no automount.
 func look(fd int, name string) (f facts, err error) {
 	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
-	if name == "" {
+	switch {
+	case name == "":
 		flags |= unix.AT_EMPTY_PATH
+	case isRoot(name):
+		flags &^= unix.AT_SYMLINK_NOFOLLOW
 	}
 	var st unix.Statx_t
 	if _, err = retry(func() (int, error) {
@@ -135,6 +138,9 @@ const (
 // openAt opens without a trace in the access time where that is allowed: only
 // owner and root may.
 func openAt(dir int, name string, flags int) (int, error) {
+	if isRoot(name) {
+		flags &^= unix.O_NOFOLLOW
+	}
 	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, flags, 0) })
 	if err == unix.EPERM { //nolint:errorlint // a bare errno from x/sys
 		return retry(func() (int, error) { return unix.Openat(dir, name, flags&^unix.O_NOATIME, 0) })

@@ -29,8 +29,8 @@ const (
 
 // sources picks, of all mounts, those that together show every local file
 // system once. What they leave out comes back as a gap (files may be there) or
-// as skipped (there are none).
-func sources(all []mount) (picked []mount, gaps, skipped []string) {
+// as skipped (there are none). The layers of an overlay may also lie on also.
+func sources(all []mount, also ...mount) (picked []mount, gaps, skipped []string) {
 	byDev := map[uint64][]mount{}
 	var devs []uint64
 	for i, m := range all {
@@ -51,7 +51,7 @@ func sources(all []mount) (picked []mount, gaps, skipped []string) {
 		picked = append(picked, tops(byDev[dev])...)
 	}
 	return slices.DeleteFunc(picked, func(m mount) bool {
-		if m.Kind() != layers || !backed(&m, picked) {
+		if m.Kind() != layers || !backed(&m, slices.Concat(picked, also)) {
 			return false
 		}
 		skipped = append(skipped, gap(m.Point, "overlay: its layers are searched where they lie"))

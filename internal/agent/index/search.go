@@ -25,6 +25,7 @@ import (
 // SearchConfig says what to search for, and where.
 type SearchConfig struct {
 	Roots    []string                 // folders or files; empty: every local file system
+	Foreign  bool                     // what only other mount namespaces have mounted, at or below the roots
 	Skip     []string                 // folders left out, by identity: the agent's own; may not exist
 	Hash     filehash.Hash            // required
 	Size     int64                    // of the content in bytes, which spares nearly all reading; -1: not known
@@ -38,6 +39,7 @@ type Result struct {
 	Copies     []Copy   // the caller closes their files
 	Covered    []string // the roots that were searched
 	NotCovered []string // "path: reason", where files may be that were not seen
+	Failed     []string // those of them that should have been seen: reading failed; a few
 	Skipped    []string // "path: reason", where there are none to see, or only the agent's
 	Watched    bool     // names that moved while the search ran were followed
 	Files      int64    // names looked at
@@ -119,7 +121,11 @@ func newSearch(cfg SearchConfig) (*search, error) {
 	}
 	s.layers = overlays(s.mounts)
 	s.walk = &walker{workers: s.cfg.Workers, dirs: newDirs(s.cfg.Workers), file: s.file, enter: s.enter, problem: s.problem}
-	if len(cfg.Roots) == 0 {
+	switch {
+	case cfg.Foreign:
+		s.foreign()
+		return s, nil
+	case len(cfg.Roots) == 0:
 		return s, s.everywhere()
 	}
 	s.across = true
@@ -231,7 +237,7 @@ func (s *search) enter(parent *node, name string, f *facts) bool {
 	}
 	switch m := &s.mounts[i]; m.Kind() {
 	case remote:
-		s.problem(parent.join(name), fmt.Errorf("%s is not a local file system", m.Type))
+		s.outside(parent.join(name), m.Type+" is not a local file system")
 		return false
 	case pseudo:
 		s.mu.Lock()
@@ -243,14 +249,32 @@ func (s *search) enter(parent *node, name string, f *facts) bool {
 	}
 }
 
-func (s *search) problem(path string, err error) {
+// outside notes what is not searched, by intention.
+func (s *search) outside(path, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.gaps) >= gapLimit {
 		s.lost++
 		return
 	}
-	s.gaps = append(s.gaps, gap(path, err.Error()))
+	s.gaps = append(s.gaps, gap(path, why))
+}
+
+// maxFailed bounds Result.Failed: the first ones tell what is wrong.
+const maxFailed = 8
+
+// problem notes what should have been searched. A file that is locked by a key
+// that is not there can be read by nobody, and run by nobody.
+func (s *search) problem(path string, err error) {
+	s.outside(path, err.Error())
+	if errors.Is(err, unix.ENOKEY) || errors.Is(err, errHidden) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.res.Failed) < maxFailed {
+		s.res.Failed = append(s.res.Failed, gap(path, err.Error()))
+	}
 }
 
 // file decides about one name.

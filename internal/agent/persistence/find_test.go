@@ -346,7 +346,7 @@ func TestSlowMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := slowMounts(mounts)
-	if diff := cmp.Diff([]string{"/home/a b", "/n"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"/home/a b", "/n", "/auto"}, got); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -86,7 +86,7 @@ func run() {
 			goTest("battery", "-built", "/", "-slow", "4", "-jobs", "1", "-test.run", "^TestAdversary$/"+battery)
 		}},
 		{"rungs", func() {
-			goTest("battery", "-built", "/", "-slow", "4", "-jobs", "1", "-adversary.long", "-test.run", "^TestRungs$//^(hop_every_300_us|comet:_fork_and_exec_at_once|in_memory)$")
+			goTest("battery", "-built", "/", "-slow", "4", "-jobs", "1", "-adversary.long", "-test.run", "^TestRungs$//^(hop_every_300_us|in_memory)$")
 		}},
 	} {
 		if len(only) == 0 || string(only) == part.name {
