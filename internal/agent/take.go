@@ -90,6 +90,11 @@ func (c *containment) take(ctx context.Context) error {
 			return err
 		}
 	}
+	if slices.ContainsFunc(c.open(), func(t *taken) bool { return t.nameless && t.named() }) {
+		if err := c.searchForeign(ctx); err != nil { // for the names that only its processes see
+			return err
+		}
+	}
 	todo := c.open()
 	c.takeAll(ctx, todo)
 	all, left, moved := len(todo), 0, 0
@@ -184,11 +189,23 @@ func (c *containment) sealOpen(ctx context.Context, t *taken, why vault.Why) err
 		return err
 	}
 	t.state, t.item = order.Sealed, item.ID
-	if st, err := inode.Of(t.File); err == nil && st.Nlink > 0 {
-		t.state = order.InPlace
-		return fmt.Errorf("sealed as %s, but it has a name that cannot be reached from here: on a file system that only its processes had mounted", item.ID)
+	for try := 0; t.named(); try++ { // a namespace ends some moments after its last process
+		if !index.Reachable(t.File) {
+			return nil
+		}
+		if try == patience {
+			t.state = order.InPlace
+			return fmt.Errorf("sealed as %s, but it has a name that cannot be reached from here: on a file system that only its processes had mounted", item.ID)
+		}
+		c.wait(ctx, patienceWait)
 	}
 	return nil
+}
+
+// named reports whether the file has a name somewhere.
+func (t *taken) named() bool {
+	st, err := inode.Of(t.File)
+	return err != nil || st.Nlink > 0
 }
 
 func copyOf(i order.Item) order.Copy {

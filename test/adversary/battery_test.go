@@ -33,7 +33,6 @@ type scenario struct {
 	moves     bool // the foe itself moves or removes files: they need not come back to where they were
 	flips     bool // the foe changes the content back and forth
 	erased    bool // the foe itself removes the last file with the content
-	unseen    bool // a copy that does not run lies where the receipt says that nobody looks
 	core      bool // in the default battery
 	only      string
 	stays     bool // the copies may stay in place if the gate refuses them (lower layers)
@@ -151,9 +150,6 @@ func battle(t *testing.T, s scenario, way, rung string, seed int) {
 	if !s.stays {
 		left = append(left, w.copies()...)
 	}
-	if s.unseen {
-		left = w.untold(left, r)
-	}
 	if proven && len(left) > 0 {
 		res.lies++
 		t.Errorf("FALSE SUCCESS: called proven, yet there is %q", left)
@@ -183,17 +179,6 @@ func battle(t *testing.T, s scenario, way, rung string, seed int) {
 	if t.Failed() {
 		w.tell(r)
 	}
-}
-
-// untold leaves out the copies on file systems of which the receipt says that
-// they are not covered.
-func (w *world) untold(left []string, r order.Receipt) []string {
-	return slices.DeleteFunc(left, func(l string) bool {
-		return slices.ContainsFunc(w.ghosts, func(dir string) bool {
-			told := slices.ContainsFunc(r.NotCovered, func(s string) bool { return strings.HasPrefix(s, dir+":") })
-			return told && strings.HasPrefix(l, "/proc/") && strings.Contains(l, dir)
-		})
-	})
 }
 
 // times takes the time to the last dead and to the proof from the receipt.

@@ -229,16 +229,15 @@ func (w *world) setFlags(path string, flags int) {
 
 func hostilePlaces() []scenario {
 	return []scenario{
-		{name: "own tmpfs, mount and pid namespace", processes: true, moves: true, may: []order.Code{order.Partial},
-			limit: "a file system that only others have mounted", set: func(w *world) {
+		{name: "own tmpfs, mount and pid namespace", processes: true, moves: true,
+			set: func(w *world) {
 				w.check(os.Mkdir(w.at("own"), 0o755))
 				w.ghosts = []string{w.at("own")}
 				w.run(w.evil("evil"), "private", 300, w.at("own"))
 				w.lives()
 			}},
 		{
-			name: "container kept alive by an innocent, which respawns", moves: true, may: []order.Code{order.Partial, order.Reappeared},
-			limit: "a file system that only others have mounted", set: func(w *world) {
+			name: "container kept alive by an innocent, which respawns", moves: true, set: func(w *world) {
 				evil := w.evil("evil")
 				own := w.at("own")
 				w.check(os.Mkdir(own, 0o755))
@@ -248,8 +247,7 @@ func hostilePlaces() []scenario {
 			},
 		},
 		{
-			name: "container with a copy that does not run", moves: true, unseen: true, may: []order.Code{order.Partial, order.NotProven},
-			limit: "a file system that only others have mounted", set: func(w *world) {
+			name: "container with a copy that does not run", moves: true, set: func(w *world) {
 				evil := w.evil("evil")
 				own := w.at("own")
 				w.check(os.Mkdir(own, 0o755))

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"staunch/internal/agent/mountinfo"
 )
 
@@ -88,4 +90,35 @@ func isRoot(name string) bool {
 	}
 	ok, _ := path.Match("/proc/[0-9]*/root", name) // the pattern is valid
 	return ok
+}
+
+// Reachable reports whether anybody can still get at names on the mount that
+// an open file was opened through: because a namespace has it, or because a
+// process stands in it or holds a folder or file of it open. Of what it cannot
+// look at it says that they can.
+func Reachable(f *os.File) bool {
+	at, err := look(int(f.Fd()), "")
+	if err != nil || at.mountID == 0 {
+		return true
+	}
+	own, err := readMounts()
+	if err != nil {
+		return true
+	}
+	others, gaps := theirs(nil, nil)
+	if len(gaps) > 0 || slices.ContainsFunc(slices.Concat(own, others), func(m mount) bool { return m.ID == at.mountID }) {
+		return true
+	}
+	self := fmt.Sprintf("/proc/%d/", os.Getpid())
+	for _, pattern := range []string{"/proc/[0-9]*/cwd", "/proc/[0-9]*/root", "/proc/[0-9]*/fd/*"} {
+		links, _ := filepath.Glob(pattern) // the pattern is valid
+		for _, link := range links {
+			var st unix.Statx_t
+			err := unix.Statx(unix.AT_FDCWD, link, unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+			if err == nil && st.Mnt_id == at.mountID && !strings.HasPrefix(link, self) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -36,13 +37,18 @@ func checkPath(p string) error {
 	return nil
 }
 
-// openDir opens a folder, following no link on the way, however long its path.
+// openDir opens a folder, following no link on the way, however long its path,
+// but for the root of a process at its beginning: see beyond.
 func openDir(p string) (*os.File, error) {
-	fd, err := openat2(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
+	root, rest := "/", strings.Trim(p, "/")
+	if pid, below, ok := beyond(p); ok {
+		root, rest = "/proc/"+pid+"/root", below
 	}
-	for rest := strings.Trim(p, "/"); rest != ""; {
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open folder %q: %w", order.TextOf(p), err)
+	}
+	for rest != "" {
 		var step string
 		step, rest = cutPath(rest)
 		next, err := openat2(fd, step, unix.O_PATH|unix.O_DIRECTORY)
@@ -59,6 +65,25 @@ func openDir(p string) (*os.File, error) {
 		return nil, fmt.Errorf("cannot open folder %q: %w", order.TextOf(p), err)
 	}
 	return os.NewFile(uintptr(dir), p), nil
+}
+
+// beyond splits a path that leads into another mount namespace, through the
+// root of a process in it: "/proc/PID/root/below". Such a path is good while it
+// is used and must not be trusted later, when the number may be another
+// process's.
+func beyond(p string) (pid, below string, ok bool) {
+	after, ok := strings.CutPrefix(p, "/proc/")
+	if !ok {
+		return "", "", false
+	}
+	pid, after, _ = strings.Cut(after, "/")
+	if _, err := strconv.ParseUint(pid, 10, 31); err != nil {
+		return "", "", false
+	}
+	if after != "root" && !strings.HasPrefix(after, "root/") {
+		return "", "", false
+	}
+	return pid, strings.Trim(strings.TrimPrefix(after, "root"), "/"), true
 }
 
 // cutPath takes as many whole elements off the path as one call may have.

@@ -87,6 +87,9 @@ func (v *Vault) aim(m *Manifest, opts RestoreOptions) (target, error) {
 		return v.aside(m, opts, "item-"+m.ID[:8], "the file had no name")
 	}
 	first := names[0]
+	if _, _, ok := beyond(first.dir()); ok {
+		return v.aside(m, opts, first.base(), "its place was seen by other processes only")
+	}
 	dir, err := openDir(first.dir())
 	if err != nil {
 		return v.aside(m, opts, first.base(), "its folder cannot be used: "+err.Error())
