@@ -85,7 +85,7 @@ func (a *agent) stop() error {
 			return fmt.Errorf("the agent ended badly: %w\n%s", a.err, a.log)
 		}
 		return nil
-	case <-time.After(time.Duration(kit.slow) * 20 * time.Second):
+	case <-time.After(kit.lifetime() / 2):
 		a.kill()
 		return fmt.Errorf("the agent did not end\n%s", a.log)
 	}

@@ -324,7 +324,7 @@ func (w *world) starts(path string, args ...string) bool {
 	if cmd.Start() != nil {
 		return false
 	}
-	timer := time.AfterFunc(time.Duration(kit.slow)*10*time.Second, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(kit.lifetime()/2, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
 	return cmd.Wait() == nil
 }

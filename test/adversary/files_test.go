@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,15 +61,15 @@ func hostileFiles() []scenario {
 		}},
 		{name: "open and mapped for writing", may: []order.Code{order.Partial}, set: func(w *world) {
 			w.accomplice("writer", 0, w.evil("evil"))
-			time.Sleep(50 * time.Millisecond)
+			w.opened(w.at("evil"))
 		}},
 		{name: "flips by write", moves: true, flips: true, may: []order.Code{order.Partial, order.FileNotFound, order.Reappeared, order.NotProven}, set: func(w *world) {
 			w.accomplice("flip", 400, w.evil("evil"))
-			time.Sleep(50 * time.Millisecond)
+			w.opened(w.at("evil"))
 		}},
 		{name: "flips through a mapping", moves: true, flips: true, may: []order.Code{order.Partial, order.FileNotFound, order.Reappeared, order.NotProven}, set: func(w *world) {
 			w.accomplice("mapflip", 400, w.evil("evil"))
-			time.Sleep(50 * time.Millisecond)
+			w.opened(w.at("evil"))
 		}},
 		{name: "dropped again and again", moves: true, may: []order.Code{order.Reappeared, order.Partial}, set: func(w *world) {
 			evil := w.evil("evil")

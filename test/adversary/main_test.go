@@ -156,7 +156,7 @@ func (k *built) load() (err error) {
 const envFuse = "STAUNCH_TEST_FUSE"
 
 // bound is how long anything that a scene started may live at most.
-func (o options) bound() time.Duration { return time.Duration(o.slow) * 75 * time.Second }
+func (o options) bound() time.Duration { return o.lifetime() + time.Minute }
 
 // A fuse is a process that kills what it was told of: when its time is over, or
 // when the test has died. A gate that hangs must not outlive its test.

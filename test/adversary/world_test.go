@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,7 +61,7 @@ type neighbour struct {
 }
 
 // lifetime is how long a scene's processes live at most by themselves.
-func (o options) lifetime() time.Duration { return time.Duration(o.slow) * 45 * time.Second }
+func (o options) lifetime() time.Duration { return time.Duration(o.slow) * 4 * time.Minute }
 
 func newWorld(t *testing.T, seed int) *world {
 	t.Helper()
@@ -381,6 +382,19 @@ func (w *world) accomplice(mode string, arg int, rest ...string) {
 	}
 	w.begin(cmd)
 	w.innocents = append(w.innocents, neighbour{cmd, "the accomplice (" + mode + ")"})
+}
+
+// opened waits until the process that was started last holds a file open.
+func (w *world) opened(path string) {
+	w.t.Helper()
+	pid := w.innocents[len(w.innocents)-1].cmd.Process.Pid
+	w.wait("the accomplice to open its file", func() bool {
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
+		return slices.ContainsFunc(links, func(l string) bool {
+			to, err := os.Readlink(l)
+			return err == nil && to == path
+		})
+	})
 }
 
 func (w *world) beat() string { return filepath.Join(w.dir, "beat") }

@@ -366,22 +366,20 @@ func (s *story) sum(ts *testscript.TestScript, sha1 string) filehash.Sum {
 	return sum
 }
 
-// running SHA1 looks at every process: one must execute that content, and none
-// that does may be frozen. "! running" looks five times, 50 ms apart, and there
+// running SHA1 looks at every process: one must come to execute that content, and
+// none that does may stay frozen. "! running" looks five times, 50 ms apart, and there
 // must be none.
 func cmdRunning(ts *testscript.TestScript, neg bool, args []string) {
 	plain(ts, false, args, 1, "running SHA1")
 	sum := of(ts).sum(ts, args[0])
-	pids, err := rig.Running(sum)
-	ts.Check(err)
 	if !neg {
-		if len(pids) == 0 {
-			ts.Fatalf("nothing runs from %s", sum.SHA1)
-		}
+		var pids []int
+		ts.Check(rig.Until("something ran from "+args[0], func() (_ bool, err error) {
+			pids, err = rig.Running(sum)
+			return len(pids) > 0, err
+		}))
 		for _, pid := range pids {
-			if frozen, err := rig.Frozen(pid); err != nil || frozen {
-				ts.Fatalf("process %d was left frozen (%v)", pid, err)
-			}
+			ts.Check(rig.Thawed(pid))
 		}
 		return
 	}

@@ -162,9 +162,7 @@ func (d *device) whole() {
 	pids, err := rig.Running(d.sum)
 	must(d.t, err)
 	for _, pid := range pids {
-		if frozen, err := rig.Frozen(pid); err != nil || frozen {
-			d.t.Errorf("process %d was left frozen by an agent that died (%v)", pid, err)
-		}
+		must(d.t, rig.Thawed(pid))
 	}
 }
 

@@ -108,7 +108,7 @@ func (w *world) runAs(user *syscall.Credential, name string, args ...string) res
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", worldEnv+"="+w.dir)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = patience
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	err := cmd.Run()
 	r := result{stdout: stdout.String(), stderr: stderr.String()}

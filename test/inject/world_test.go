@@ -170,7 +170,7 @@ func (w *world) start(name string) *exec.Cmd {
 		must(w.t, os.WriteFile(filepath.Join(w.group, "cgroup.procs"), fmt.Append(nil, cmd.Process.Pid), 0))
 	}
 	// Until it has become the program, its descriptor on the file is ours.
-	for range 1000 {
+	for range 60_000 {
 		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid)); err == nil && exe == w.on(name) {
 			return cmd
 		}
@@ -293,7 +293,7 @@ func (w *world) frozen() bool {
 	if w.group == "" {
 		return false
 	}
-	for range 100 {
+	for range 1500 {
 		b, err := os.ReadFile(filepath.Join(w.group, "cgroup.freeze"))
 		if err != nil || strings.TrimSpace(string(b)) == "0" {
 			return false

@@ -196,6 +196,15 @@ func Frozen(pid int) (bool, error) {
 	return false, nil
 }
 
+// Thawed waits until a process is not frozen, or gone. Others on this machine may
+// freeze everybody for a moment; whom nobody thaws was left frozen.
+func Thawed(pid int) error {
+	return Until(fmt.Sprintf("process %d ran on", pid), func() (bool, error) {
+		frozen, err := Frozen(pid)
+		return !frozen, err
+	})
+}
+
 // Copies lists the files below dir with a content, by reading them all.
 func Copies(dir string, sum filehash.Sum) ([]string, error) {
 	var found []string

@@ -6,9 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"staunch/api"
@@ -29,10 +31,22 @@ type Server struct {
 
 // Start starts it and waits until it serves.
 func (s *Server) Start() error {
-	listen := "127.0.0.1:0"
-	if u, err := url.Parse(s.Ready.URL); err == nil && u.Host != "" {
-		listen = u.Host
+	u, err := url.Parse(s.Ready.URL)
+	if err == nil && u.Host != "" {
+		return s.start(u.Host)
 	}
+	for range 5 {
+		// Not port 0: what the kernel hands out it may hand to another while this
+		// server is away.
+		err = s.start(fmt.Sprintf("127.0.0.1:%d", 20_000+mathrand.IntN(12_000)))
+		if err == nil || !strings.Contains(err.Error(), "address already in use") {
+			break
+		}
+	}
+	return err
+}
+
+func (s *Server) start(listen string) error {
 	args := append([]string{"server", "--data", s.Data, "--listen", listen}, s.Args...)
 	p, err := Start(s.Data+".log", s.Program, args...)
 	if err != nil {

@@ -221,7 +221,7 @@ func childOf(t testing.TB, ppid int, role string) int {
 // gatePID waits for the gate of a local client whose pid is not old.
 func gatePID(t testing.TB, keeper, old int) int {
 	t.Helper()
-	for range 1000 {
+	for range 6000 {
 		if pid := childOf(t, keeper, roleGate); pid != 0 && pid != old {
 			return pid
 		}

@@ -148,7 +148,7 @@ func TestReplace(t *testing.T) {
 			if r.ID == "i/2" && (!r.Audit || r.Late || r.File != sum("audit").Hash()) {
 				t.Errorf("%+v", r)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("told of %v only", told)
 		}
 	}

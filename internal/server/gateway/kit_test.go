@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 30 * time.Second // a test that waits so long has failed
+const patience = 60 * time.Second // a test that waits so long has failed
 
 var (
 	dev1 = strings.Repeat("1", 40)

@@ -36,7 +36,7 @@ func (k *kit) dial() net.Conn {
 // closes or is silent.
 func say(t *testing.T, c net.Conn, text string) (statuses []int) {
 	t.Helper()
-	check(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	check(t, c.SetDeadline(time.Now().Add(time.Minute)))
 	go func() { _, _ = io.WriteString(c, text) }()
 	r := bufio.NewReader(c)
 	for {
