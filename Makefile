@@ -59,3 +59,10 @@ adversary:
 # every way: hours. A sample of it is part of `test`.
 inject:
 	$(GO) test -count=1 -v -timeout 12h ./test/inject -inject.all
+
+# Random events against a real server and agent, for as many minutes as told:
+# make soak MINUTES=60. Needs root. Two rounds of it are part of `test`.
+MINUTES ?= 10
+.PHONY: soak
+soak:
+	$(GO) test -count=1 -v -timeout 0 ./test/soak -soak.for $(MINUTES)m

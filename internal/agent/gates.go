@@ -75,7 +75,7 @@ func (g *gates) list() []Gated {
 	return slices.Clone(g.all)
 }
 
-// deny refuses the content from now on, and keeps that.
+// deny refuses the content from now on, and keeps that, or does neither.
 func (g *gates) deny(k Gated) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,11 +83,16 @@ func (g *gates) deny(k Gated) error {
 		return err
 	}
 	rest := slices.DeleteFunc(slices.Clone(g.all), func(o Gated) bool { return o.File == k.File && o.Order == k.Order })
-	return g.write(append(rest, k))
+	err := g.write(append(rest, k))
+	if err != nil && len(rest) == len(g.all) {
+		err = errors.Join(err, g.client.Release(k.Order))
+	}
+	return err
 }
 
 // allow lifts every refusal of a content: also where there is no gate now, or
-// the next one would refuse it again.
+// the next one would refuse it again. With them go the rules on single files that
+// an order has left behind which could not seal them.
 func (g *gates) allow(sum filehash.Sum) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -97,7 +102,7 @@ func (g *gates) allow(sum filehash.Sum) error {
 			continue
 		}
 		if g.on() {
-			if err := g.client.AllowHash(k.File); err != nil {
+			if err := errors.Join(g.client.AllowHash(k.File), g.client.Release(k.Order+fileRules)); err != nil {
 				return err
 			}
 		}

@@ -329,3 +329,13 @@ func heap() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
+
+// A rule whose containment failed is tried again soon, then less and less often.
+func TestSetback(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for times, want := range map[int]time.Duration{0: 0, 1: 5 * time.Second, 2: 10 * time.Second, 10: 2560 * time.Second, 11: time.Hour, 1 << 40: time.Hour} {
+		if got := (setback{times, at}).until().Sub(at); got != want {
+			t.Errorf("after %d failures: %v, want %v", times, got, want)
+		}
+	}
+}

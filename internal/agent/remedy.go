@@ -16,20 +16,35 @@ import (
 )
 
 const (
-	remediesAtOnce = 4         // contained at once
-	maxRemedies    = 10_000    // contents waiting for it
-	remedyAgain    = time.Hour // after one failed
-	patrolRate     = 100       // contents looked up a second, in turn
+	remediesAtOnce = 4      // contained at once
+	maxRemedies    = 10_000 // contents waiting for it
+	patrolRate     = 100    // contents looked up a second, in turn
 )
+
+// setback is a content whose containment failed, how often and when last.
+type setback struct {
+	times int
+	at    time.Time
+}
+
+// until is when it is tried again: soon, for a full disk may have room in
+// seconds, and then less and less often, for what cannot be done should not be
+// tried all day.
+func (s setback) until() time.Time {
+	if s.times == 0 {
+		return s.at
+	}
+	return s.at.Add(min(5*time.Second<<min(s.times-1, 10), time.Hour))
+}
 
 // remedies are the contents that standing rules want contained and that were
 // met here: when the rule came, when the index read a file, when one was started.
 type remedies struct {
 	mu      sync.Mutex
-	queue   []remedyOf           // guarded by mu
-	known   map[string]bool      // rules, in the queue or at work; guarded by mu
-	working int                  // guarded by mu
-	failed  map[string]time.Time // rules; guarded by mu
+	queue   []remedyOf         // guarded by mu
+	known   map[string]bool    // rules, in the queue or at work; guarded by mu
+	working int                // guarded by mu
+	failed  map[string]setback // rules; guarded by mu
 }
 
 type remedyOf struct {
@@ -38,7 +53,7 @@ type remedyOf struct {
 }
 
 func newRemedies() remedies {
-	return remedies{known: map[string]bool{}, failed: map[string]time.Time{}}
+	return remedies{known: map[string]bool{}, failed: map[string]setback{}}
 }
 
 // sweep looks at once for what lies here already of contents that were not to
@@ -140,7 +155,7 @@ func (p *policy) remedy(h filehash.Hash, id string) {
 	next := remedyOf{h, id}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p.ctx.Err() != nil || r.known[next.rule] || p.now().Sub(r.failed[next.rule]) < remedyAgain {
+	if p.ctx.Err() != nil || r.known[next.rule] || p.now().Before(r.failed[next.rule].until()) {
 		return
 	}
 	if len(r.queue) >= maxRemedies {
@@ -166,12 +181,14 @@ func (p *policy) remedyAll() {
 		ok := p.contained(next)
 		r.mu.Lock()
 		delete(r.known, next.rule)
-		if !ok {
-			if len(r.failed) > 10_000 {
-				clear(r.failed)
-			}
-			r.failed[next.rule] = p.now()
+		if ok {
+			delete(r.failed, next.rule)
+			continue
 		}
+		if len(r.failed) > 10_000 {
+			clear(r.failed)
+		}
+		r.failed[next.rule] = setback{r.failed[next.rule].times + 1, p.now()}
 	}
 	r.working--
 }
@@ -183,7 +200,12 @@ func (p *policy) contained(r remedyOf) bool {
 		return true
 	}
 	receipt, err := p.Contain(p.ctx, Request{File: r.file, Comment: "indicator " + r.rule + ": block and remediate", Requestor: "indicator " + r.rule})
-	p.log.Info("contained for a standing rule", "indicator", r.rule, "hash", r.file.String(), "outcome", receipt.Outcome, "code", receipt.Code, "error", err)
+	log := p.log.With("indicator", r.rule, "hash", r.file.String())
+	if err != nil {
+		log.Error("cannot contain for a standing rule", "error", err)
+	} else {
+		log.Info("contained for a standing rule", "outcome", receipt.Outcome, "code", receipt.Code, "reason", receipt.Reason)
+	}
 	for _, c := range receipt.Copies {
 		s := order.Sighting{SHA1: c.SHA1, SHA256: c.SHA256, Size: c.Size, Seen: p.now().UTC(), What: "found", Blocked: r.rule}
 		if len(c.Paths) > 0 {

@@ -3,13 +3,16 @@
 package soak
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"staunch/api"
 	"staunch/client"
+	"staunch/test/rig"
 )
 
 // play is one round: programs appear, are stopped while things go wrong, are
@@ -44,14 +47,18 @@ func (w *world) play() {
 			break
 		}
 		if try == 6 {
-			w.t.Fatalf("round %d: %d items cannot be given back\n%s", w.round, left, w.agent.Process.Tail())
+			w.t.Fatalf("round %d: %d items cannot be given back\n%s", w.round, left, w.words())
 		}
 	}
 	for _, g := range all {
+		if g.failed {
+			g.allow()
+		}
 		g.asBefore()
 		must(w.t, os.RemoveAll(filepath.Join(w.disk, g.name)))
 	}
 	w.unharmed()
+	w.purge(all)
 	w.audit()
 	if w.round%4 == 0 {
 		w.fsck()
@@ -136,7 +143,7 @@ func (g *target) judge() {
 			left, err := g.copies()
 			return err == nil && len(left) == 0, nil //nolint:nilerr // the gate may be away
 		})
-		w.until("the vault had all of "+g.name, func() (bool, error) { return len(w.items(g.sum.Hash())) == g.files, nil })
+		w.until("the vault had all of "+g.name, func() (bool, error) { return len(w.items(g.sum.Hash(), "sealed")) == g.files, nil })
 		g.contained()
 		return
 	}
@@ -144,6 +151,7 @@ func (g *target) judge() {
 	for _, a := range g.actions() {
 		w.did("an order: %s", reason(a))
 		done = done || a.Status == api.Succeeded
+		g.failed = g.failed || a.Status == api.Failed
 		if a.Status == api.TimeOut || a.Status == api.Cancelled && !g.cancelled {
 			w.t.Errorf("round %d: %s ended as %s", w.round, g.name, a.Status)
 		}
@@ -160,7 +168,7 @@ func (w *world) restore(all []*target, amid bool) (sealed int) {
 	w.t.Helper()
 	var ids []string
 	for _, g := range all {
-		for _, i := range w.items(g.sum.Hash()) {
+		for _, i := range w.items(g.sum.Hash(), "sealed") {
 			ids = append(ids, i.ID)
 		}
 	}
@@ -184,4 +192,42 @@ func (w *world) restore(all []*target, amid bool) (sealed int) {
 	w.settled()
 	w.did("a restore of %d", len(ids))
 	return len(ids)
+}
+
+// purge deletes what the vault still has of files that were given back, or its
+// disk would be full one day.
+func (w *world) purge(all []*target) {
+	w.t.Helper()
+	for _, g := range all {
+		for _, i := range w.items(g.sum.Hash(), "restored") {
+			w.until("item "+i.ID+" was purged", func() (bool, error) {
+				_, err := rig.Run(w.t.Context(), w.agent.Program, "quarantine", "purge", i.ID, "--yes", "--state", w.agent.State)
+				return err == nil, nil // the worker may be on its way up
+			})
+		}
+	}
+}
+
+// allow has a rule lift what an order that failed goes on refusing: what it
+// could not take away must at least not be started.
+func (g *target) allow() {
+	w := g.w
+	w.t.Helper()
+	in, err := call(w, "a rule", func() (api.Indicator, error) {
+		return w.client.SubmitIndicator(w.t.Context(), api.IndicatorRequest{
+			IndicatorValue: g.sum.SHA1.String(), IndicatorType: "FileSha1", Action: "Allowed", Title: g.name, Description: "soak",
+		})
+	})
+	must(w.t, err)
+	w.until(g.name+" could be opened", func() (bool, error) {
+		for _, n := range g.names {
+			if _, err := rig.SumOf(n); errors.Is(err, syscall.EPERM) {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	_, err = call(w, "the end of a rule", func() (any, error) { return nil, w.client.DeleteIndicator(w.t.Context(), in.ID) })
+	must(w.t, err)
+	w.did("a refusal that was lifted")
 }

@@ -34,6 +34,7 @@ type target struct {
 
 	rule      string // id of the standing rule; "" = it is stopped by orders
 	cancelled bool
+	failed    bool // an order was: what it left where it lies may be refused still
 }
 
 // newTarget makes a program of a new content, under up to five names, and runs it.
@@ -135,7 +136,7 @@ func (g *target) contained() {
 	if left, err := g.copies(); err != nil || len(left) > 0 {
 		t.Errorf("FALSE SUCCESS in round %d: copies are left: %q (%v)", g.w.round, left, err)
 	}
-	if n := len(g.w.items(g.sum.Hash())); n != g.files {
+	if n := len(g.w.items(g.sum.Hash(), "sealed")); n != g.files {
 		t.Errorf("round %d: %d items of %d files of %s", g.w.round, n, g.files, g.name)
 	}
 }
@@ -179,7 +180,7 @@ func (g *target) whole() {
 			inodes[fi.Sys().(*syscall.Stat_t).Ino] = true //nolint:errcheck,forcetypeassert // always, on Unix
 		}
 	}
-	if sealed := len(g.w.items(g.sum.Hash())); sealed+len(inodes) < g.files {
+	if sealed := len(g.w.items(g.sum.Hash(), "sealed")); sealed+len(inodes) < g.files {
 		t.Errorf("LOST in round %d: %d sealed and %d on the disk, of %d files of %s", g.w.round, sealed, len(inodes), g.files, g.name)
 	}
 }

@@ -113,15 +113,35 @@ func (w *world) end(name string, p *rig.Process) {
 		w.t.Errorf("the %s did not end well: %v", name, err)
 	}
 	if w.t.Failed() {
-		w.t.Log(p.Tail())
+		w.t.Log(w.words())
 	}
+}
+
+// words are the last words of server and agent, without what they say of every
+// request and refusal.
+func (w *world) words() string {
+	var all strings.Builder
+	for _, name := range []string{w.server.Data + ".log", w.agent.State + ".log"} {
+		b, err := os.ReadFile(name)
+		fmt.Fprintln(&all, filepath.Base(name)+":", err)
+		var lines []string
+		for line := range strings.Lines(string(b)) {
+			if !strings.Contains(line, "msg=request") && !strings.Contains(line, "msg=refused") {
+				lines = append(lines, line)
+			}
+		}
+		for _, line := range lines[max(0, len(lines)-80):] {
+			fmt.Fprintf(&all, "  %s", line)
+		}
+	}
+	return all.String()
 }
 
 // until waits for what must come; in vain, it ends the test.
 func (w *world) until(what string, done func() (bool, error)) {
 	w.t.Helper()
 	if err := rig.Until(what, done); err != nil {
-		w.t.Fatalf("round %d: %v\n%s\n%s", w.round, err, w.agent.Process.Tail(), w.server.Process.Tail())
+		w.t.Fatalf("round %d: %v\n%s", w.round, err, w.words())
 	}
 }
 
@@ -136,8 +156,8 @@ func call[A any](w *world, what string, do func() (A, error)) (answer A, err err
 	return answer, err
 }
 
-// items are the vault's, as the agent's own command lists them.
-func (w *world) items(h filehash.Hash) (all []order.Item) {
+// items are the vault's in one state, as the agent's own command lists them.
+func (w *world) items(h filehash.Hash, state string) (all []order.Item) {
 	w.t.Helper()
 	w.until("the vault was listed", func() (bool, error) {
 		out, err := rig.Run(w.t.Context(), w.agent.Program, "--json", "quarantine", "list", "--all", "--state", w.agent.State)
@@ -150,7 +170,7 @@ func (w *world) items(h filehash.Hash) (all []order.Item) {
 			return false, err
 		}
 		for _, i := range every {
-			if h == (filehash.Sum{SHA1: i.SHA1, SHA256: i.SHA256, Size: i.Size}).Hash() && i.State == "sealed" {
+			if h == (filehash.Sum{SHA1: i.SHA1, SHA256: i.SHA256, Size: i.Size}).Hash() && i.State == state {
 				all = append(all, i)
 			}
 		}

@@ -66,7 +66,7 @@ func (v *volume) catchUp(ctx context.Context, mapped map[inode.ID]bool) error {
 			return err
 		}
 		if v.x.full.Load() {
-			return errors.New("it has reached its ceiling")
+			return errors.New(v.x.wantsRoom())
 		}
 		if err := v.noting(v.takeIn); err != nil {
 			return err

@@ -46,7 +46,8 @@ type Config struct {
 	Rescan   time.Duration // how often everything is looked at again (not read again); 0: 24 h
 	Budget   int64         // bytes a Barrier may hash before it gives up; 0: 1 GiB
 
-	noEvents bool // for tests: as without privileges
+	noEvents bool          // for tests: as without privileges
+	again    time.Duration // for tests: how long after its disk was full it tries again; 0: 10 s
 }
 
 // Index is the standing map from content to files. Make one with Open.
@@ -60,7 +61,8 @@ type Index struct {
 	hash *hasher
 	// epoch counts barriers: what is found changed carries the number of those before.
 	epoch atomic.Int64
-	full  atomic.Bool // no room for more rows
+	full  atomic.Bool  // no room for more rows
+	retry atomic.Int64 // when full: Unix nanoseconds at which to try again; 0: never, it is the ceiling
 
 	barrier sync.Mutex // one Barrier at a time
 
@@ -98,6 +100,7 @@ func Open(cfg Config) (*Index, error) {
 	setDefault(&cfg.Share, 50)
 	setDefault(&cfg.Debounce, 2*time.Second)
 	setDefault(&cfg.Rescan, 24*time.Hour)
+	setDefault(&cfg.again, 10*time.Second)
 	setDefault(&cfg.Budget, 1<<30)
 	if cfg.Share < 0 || cfg.Share > 100 {
 		return nil, fmt.Errorf("cannot open the index: Config.Share is %d, want percent from 1 to 100", cfg.Share)
@@ -217,9 +220,7 @@ var errAnew = errors.New("the index is closed or being built anew")
 func (x *Index) fail(path string, err error) {
 	switch {
 	case full(err):
-		if !x.full.Swap(true) {
-			x.log.Error("the index has reached its ceiling; raise it, or cover fewer roots", "ceiling_bytes", x.cfg.Disk, "error", err)
-		}
+		x.noRoom(err)
 	case broken(err):
 		select {
 		case x.reset <- err:

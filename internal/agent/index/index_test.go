@@ -306,6 +306,47 @@ func TestCeiling(t *testing.T) {
 	}
 }
 
+// TestDiskFull: while its disk is full the index vouches for nothing and says so;
+// once there is room it catches up by itself.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("staunch-test", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("SKIPPED, NOT PROVEN: cannot mount a scratch disk: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	root := scratch(t)
+	write(t, root+"/first", "evil")
+	x := startIndex(t, Config{Path: dir + "/index.db", Roots: []string{root}, again: 100 * time.Millisecond})
+	vouched := func() bool {
+		a, err := x.Lookup(t.Context(), sha1Of("evil"))
+		return err == nil && a.Complete
+	}
+	until(t, "it vouches", vouched)
+	ballast := dir + "/ballast"
+	f, err := os.Create(ballast)
+	must(t, err)
+	for size := 64 << 10; size > 0; {
+		if n, err := f.Write(make([]byte, size)); err != nil && n == 0 {
+			size /= 2
+		}
+	}
+	must(t, f.Close())
+	for i := range 1000 { // what SQLite has at hand takes some of them
+		write(t, fmt.Sprintf("%s/a-name-that-needs-room-in-the-index-%d", root, i), "x")
+	}
+	until(t, "it is full", func() bool { return x.Status().Full })
+	if a, err := x.Lookup(t.Context(), sha1Of("evil")); err != nil || a.Complete || a.Why != "the disk of the index is full" {
+		t.Errorf("complete %v, why %q, %v", a.Complete, a.Why, err)
+	}
+	write(t, root+"/second", "evil")
+	must(t, os.Remove(ballast))
+	must(t, unix.Mount("", dir, "", unix.MS_REMOUNT, "size=64m"))
+	until(t, "it vouches again", vouched)
+	if a, err := x.Lookup(t.Context(), sha1Of("evil")); err != nil || len(a.Copies) != 2 {
+		t.Errorf("copies %v, %v", a.Copies, err)
+	}
+}
+
 func TestIndexLeavesTheAgentsOwnOut(t *testing.T) {
 	root := scratch(t)
 	write(t, root+"/state/vault/evil", "evil")

@@ -182,7 +182,7 @@ func (x *Index) vouch(ctx context.Context, d *db, active map[int64]*volume, a *A
 func (x *Index) obstacle(active map[int64]*volume, gaps []string, isFresh bool) string {
 	switch {
 	case x.full.Load():
-		return fmt.Sprintf("the index has reached its ceiling of %d MiB", x.cfg.Disk>>20)
+		return x.wantsRoom()
 	case len(gaps) > 0:
 		return "not covered: " + gaps[0]
 	case len(active) == 0:

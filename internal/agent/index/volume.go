@@ -111,6 +111,8 @@ func (v *volume) keep(ctx context.Context) {
 	lower() // disk after everybody else; the processor is needed to keep up with events
 	rescan := time.NewTicker(v.x.cfg.Rescan)
 	defer rescan.Stop()
+	room := time.NewTicker(v.x.cfg.again)
+	defer room.Stop()
 	pace := pacer{share: v.x.cfg.Share}
 	for ctx.Err() == nil {
 		pace.start()
@@ -129,6 +131,8 @@ func (v *volume) keep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-v.kick:
+		case <-room.C:
+			v.x.roomy()
 		case <-rescan.C:
 			v.mu.Lock()
 			v.failed = errScanDue
@@ -139,6 +143,7 @@ func (v *volume) keep(ctx context.Context) {
 
 var (
 	errScanDue = errors.New("a scan is due")
+	errNoRoom  = errors.New("there was no room")
 	errClosed  = os.ErrClosed
 )
 
@@ -148,6 +153,7 @@ const sliceOf = 20 * time.Millisecond
 // step takes in what happened, then lists folders for a while. v.mu is held.
 func (v *volume) step(ctx context.Context) error {
 	if v.x.full.Load() {
+		v.failed = errNoRoom // whatever happens meanwhile is not written down
 		v.ready.Store(false)
 		return nil
 	}
