@@ -33,8 +33,8 @@ type appCreateCmd struct {
 
 // reachFlags bound what an app's orders may reach.
 type reachFlags struct {
-	OrdersPerHour *int `help:"Orders that take files away, an hour, in place of limits.ordersPerHour; 0: no bound, -1: as the setting." placeholder:"N"`
-	DevicesPerDay *int `help:"Devices that its orders may reach in 24 hours, in place of limits.devicesPerDay; 0: no bound, -1: as the setting." placeholder:"N"`
+	OrdersPerHour *int `help:"Orders that take files away, an hour, in place of limits.ordersPerHour; 0: no bound, =-1: as the setting." placeholder:"N"`
+	DevicesPerDay *int `help:"Devices that its orders may reach in 24 hours, in place of limits.devicesPerDay; 0: no bound, =-1: as the setting." placeholder:"N"`
 }
 
 // Validate is asked by the parser.

@@ -25,7 +25,7 @@ import (
 const scripts = "../testdata/script"
 
 // onPostgres are the stories that are told on PostgreSQL as well.
-var onPostgres = []string{"story.txtar", "restart.txtar"}
+var onPostgres = []string{"story.txtar", "restart.txtar", "ratelimit.txtar", "reach.txtar"}
 
 var (
 	bin  string // folder of the programs
