@@ -49,6 +49,16 @@ const (
 	AlertReadWriteAll        Permission = "Alert.ReadWrite.All"
 	TiReadWrite              Permission = "Ti.ReadWrite"
 	TiReadWriteAll           Permission = "Ti.ReadWrite.All"
+
+	// These open nothing here. Scripts that set up clients of the Defender API
+	// give them along with the others.
+	AdvancedQueryReadAll          Permission = "AdvancedQuery.Read.All"
+	IPReadAll                     Permission = "Ip.Read.All"
+	URLReadAll                    Permission = "Url.Read.All"
+	LibraryManage                 Permission = "Library.Manage"
+	VulnerabilityReadAll          Permission = "Vulnerability.Read.All"
+	SoftwareReadAll               Permission = "Software.Read.All"
+	SecurityRecommendationReadAll Permission = "SecurityRecommendation.Read.All"
 )
 
 // Permissions is the catalogue: what an app may be given.
@@ -57,6 +67,7 @@ func Permissions() []Permission {
 		MachineRead, MachineReadAll, MachineReadWrite, MachineReadWriteAll, MachineStopAndQuarantine, MachineForce,
 		MachineIsolate, MachineRestrictExecution, MachineScan, MachineCollectForensics, MachineOffboard, MachineLiveResponse,
 		FileReadAll, UserReadAll, AlertRead, AlertReadAll, AlertReadWrite, AlertReadWriteAll, TiReadWrite, TiReadWriteAll,
+		AdvancedQueryReadAll, IPReadAll, URLReadAll, LibraryManage, VulnerabilityReadAll, SoftwareReadAll, SecurityRecommendationReadAll,
 	}
 }
 

@@ -4,6 +4,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -67,6 +68,9 @@ type kit struct {
 	now     time.Time                     // guarded by mu; zero: the real time
 	limit   Limit                         // guarded by mu
 	most    int                           // indicators; 0: 15,000; guarded by mu
+	mode    string                        // actions.requireObserved; "": auto; guarded by mu
+	both    bool                          // auth.requireMachineRead; guarded by mu
+	expiry  time.Duration                 // actions.expiry; 0: 72 hours; guarded by mu
 	keys    map[string]ed25519.PrivateKey // of devices, by id; guarded by mu
 	answers map[string]order.Answer       // of connected devices, by id; guarded by mu
 }
@@ -117,7 +121,12 @@ func newKit(t testing.TB, options ...func(*Config)) *kit {
 	check(t, err)
 	k.devices, err = device.New(device.Config{Store: k.store, URL: k.url, Log: log})
 	check(t, err)
-	k.actions, err = action.New(action.Config{Store: k.store, Devices: k.devices, Asker: k, OrderKey: orderKey, Log: log})
+	k.actions, err = action.New(action.Config{
+		Store: k.store, Devices: k.devices, Asker: k, OrderKey: orderKey, Log: log, Settings: k.settings(), SweepEvery: 20 * time.Millisecond,
+		Observed: func(ctx context.Context, device string, file filehash.Hash) (bool, error) {
+			return k.files.Observed(ctx, device, file)
+		},
+	})
 	check(t, err)
 
 	cfg := Config{
@@ -163,6 +172,15 @@ func (k *kit) set(f func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	f()
+}
+
+// settings are those of package action, as the kit's fields say.
+func (k *kit) settings() action.Settings {
+	return action.Settings{
+		RequireObserved:    func() string { k.mu.Lock(); defer k.mu.Unlock(); return cmp.Or(k.mode, "auto") },
+		RequireMachineRead: func() bool { k.mu.Lock(); defer k.mu.Unlock(); return k.both },
+		Expiry:             func() time.Duration { k.mu.Lock(); defer k.mu.Unlock(); return cmp.Or(k.expiry, 72*time.Hour) },
+	}
 }
 
 // Ask implements action.Asker.
