@@ -87,6 +87,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"end":     cmdEnd,
 	"site":    cmdSite,
 	"http":    cmdHTTP,
+	"await":   cmdAwait,
 	"get":     cmdGet,
 	"until":   cmdUntil,
 	"looks":   cmdLooks,
@@ -237,9 +238,33 @@ func httpClient(ts *testscript.TestScript) *http.Client {
 // given, and prints the answer's headers and body to standard output. Another
 // status fails the script.
 func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
-	const usage = "http STATUS METHOD PATH [-H 'NAME: VALUE']... [BODY|@FILE]"
-	plain(ts, neg, args, 3, usage)
-	want, method, target := args[0], args[1], args[2]
+	plain(ts, neg, args, 3, "http "+httpUsage)
+	status, answer := call(ts, args)
+	fmt.Fprint(ts.Stdout(), answer)
+	if status != args[0] {
+		ts.Fatalf("%s %s answered %s, want %s: %s", args[1], args[2], status, args[0], answer)
+	}
+}
+
+// await STATUS METHOD PATH ... makes the same call as http again and again until
+// that is the status: what a server keeps of a person is a few seconds old.
+func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
+	plain(ts, neg, args, 3, "await "+httpUsage)
+	ts.Check(rig.Until(fmt.Sprintf("%s %s answered %s", args[1], args[2], args[0]), func() (bool, error) {
+		status, answer := call(ts, args)
+		if status != args[0] {
+			return false, nil
+		}
+		fmt.Fprint(ts.Stdout(), answer)
+		return true, nil
+	}))
+}
+
+const httpUsage = "STATUS METHOD PATH [-H 'NAME: VALUE']... [BODY|@FILE]"
+
+// call makes the call of http and returns the status and the answer as text.
+func call(ts *testscript.TestScript, args []string) (status, answer string) {
+	method, target := args[1], args[2]
 	header := http.Header{}
 	var body io.Reader
 	for rest := args[3:]; len(rest) > 0; {
@@ -273,10 +298,7 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	var head bytes.Buffer
 	ts.Check(resp.Header.Write(&head))
-	fmt.Fprintf(ts.Stdout(), "%s %s\n%s\n%s\n", resp.Proto, resp.Status, strings.ReplaceAll(head.String(), "\r\n", "\n"), b)
-	if strconv.Itoa(resp.StatusCode) != want {
-		ts.Fatalf("%s %s answered %s, want %s: %s", method, target, resp.Status, want, b)
-	}
+	return strconv.Itoa(resp.StatusCode), fmt.Sprintf("%s %s\n%s\n%s\n", resp.Proto, resp.Status, strings.ReplaceAll(head.String(), "\r\n", "\n"), b)
 }
 
 // get NAME [PATH] puts the last output into $NAME: all of it without the white
