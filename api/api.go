@@ -99,6 +99,14 @@ type StopAndQuarantineRequest struct {
 	Force      bool   `json:"Force,omitempty"` // past the distribution-package rule; needs Machine.StopAndQuarantine.Force
 }
 
+// ActionRequest is the body of the device actions that no agent carries out.
+type ActionRequest struct {
+	Comment       string        `json:"Comment"`
+	IsolationType string        `json:"IsolationType,omitempty"` // of isolate: Full, Selective, UnManagedDevice
+	ScanType      string        `json:"ScanType,omitempty"`      // of runAntiVirusScan: Quick, Full
+	Commands      []interface{} `json:"Commands,omitempty"`      // of runliveresponse
+}
+
 // CommentRequest is the body of POST /api/machineactions/{id}/cancel.
 type CommentRequest struct {
 	Comment string `json:"Comment,omitempty"`

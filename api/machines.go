@@ -8,12 +8,17 @@ type MachineUpdate struct {
 	DeviceValue string   `json:"deviceValue,omitempty"` // Normal, Low, High
 }
 
-// TagRequest is the body of POST /api/machines/{id}/tags, and with MachineIDs of
-// POST /api/machines/AddOrRemoveTagForMultipleMachines.
+// TagRequest is the body of POST /api/machines/{id}/tags.
 type TagRequest struct {
+	Value  string `json:"Value"`
+	Action string `json:"Action"` // Add, Remove
+}
+
+// TagManyRequest is the body of POST /api/machines/AddOrRemoveTagForMultipleMachines.
+type TagManyRequest struct {
 	Value      string   `json:"Value"`
-	Action     string   `json:"Action"`               // Add, Remove
-	MachineIDs []string `json:"MachineIds,omitempty"` // at most 500
+	Action     string   `json:"Action"`     // Add, Remove
+	MachineIDs []string `json:"MachineIds"` // at most 500
 }
 
 // AvailableAction says whether a machine can carry out a type of action.

@@ -53,7 +53,7 @@ func (c *Client) StopAndQuarantineFile(ctx context.Context, machine string, r ap
 
 // OtherAction asks for one of the Defender API's other device actions, by the
 // last word of its path. This version of Staunch refuses them all.
-func (c *Client) OtherAction(ctx context.Context, machine, name string, r api.CommentRequest) (api.MachineAction, error) {
+func (c *Client) OtherAction(ctx context.Context, machine, name string, r api.ActionRequest) (api.MachineAction, error) {
 	return get[api.MachineAction](c, ctx, call{method: "POST", path: "/api/machines/" + url.PathEscape(machine) + "/" + url.PathEscape(name), body: r})
 }
 

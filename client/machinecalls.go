@@ -30,7 +30,7 @@ func (c *Client) TagMachine(ctx context.Context, nameOrID string, r api.TagReque
 }
 
 // TagMachines does so for many machines, which it returns.
-func (c *Client) TagMachines(ctx context.Context, r api.TagRequest) (api.List[api.Machine], error) {
+func (c *Client) TagMachines(ctx context.Context, r api.TagManyRequest) (api.List[api.Machine], error) {
 	return get[api.List[api.Machine]](c, ctx, call{method: "POST", path: "/api/machines/AddOrRemoveTagForMultipleMachines", body: r})
 }
 

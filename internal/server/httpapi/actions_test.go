@@ -339,17 +339,17 @@ func TestOtherActions(t *testing.T) {
 	none := k.app("none", auth.MachineReadAll)
 	for _, r := range otherActions() {
 		name := r.path[strings.LastIndexByte(r.path, '/')+1:]
-		_, err := all.OtherAction(ctx, machine, strings.ToUpper(name), api.CommentRequest{Comment: "c"})
+		_, err := all.OtherAction(ctx, machine, strings.ToUpper(name), api.ActionRequest{Comment: "c"})
 		if err == nil || err.Error() != "OsPlatformNotSupported: OS Platform Ubuntu isn't supported for this action. Machine fin-lt-014 cannot carry it out." {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := all.OtherAction(ctx, "nobody", name, api.CommentRequest{Comment: "c"}); api.CodeOf(err) != api.ResourceNotFound {
+		if _, err := all.OtherAction(ctx, "nobody", name, api.ActionRequest{Comment: "c"}); api.CodeOf(err) != api.ResourceNotFound {
 			t.Errorf("%s of an unknown machine: %v", name, err)
 		}
-		if _, err := none.OtherAction(ctx, machine, name, api.CommentRequest{Comment: "c"}); api.CodeOf(err) != api.Forbidden {
+		if _, err := none.OtherAction(ctx, machine, name, api.ActionRequest{Comment: "c"}); api.CodeOf(err) != api.Forbidden {
 			t.Errorf("%s without permission: %v", name, err)
 		}
-		_, err = all.OtherAction(ctx, machine, name, api.CommentRequest{})
+		_, err = all.OtherAction(ctx, machine, name, api.ActionRequest{})
 		if want := api.MissingRequiredParameter; r.needs != nil && api.CodeOf(err) != want {
 			t.Errorf("%s without a comment: %v", name, err)
 		}

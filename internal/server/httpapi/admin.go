@@ -34,7 +34,7 @@ func adminRoutes() []route {
 		{
 			method: "POST", path: "/v1/apps", access: admin, handle: (*Handler).createApp,
 			summary: "Register an application; its secret is shown once", client: "CreateApp",
-			records: audit.CreateApp, status: 201, body: api.AppRequest{}, needs: []string{"name", "permissions"}, answers: api.App{},
+			records: audit.CreateApp, status: 201, body: api.AppRequest{Name: "soc-automation", Permissions: []string{"Machine.Read.All", "Machine.StopAndQuarantine"}}, needs: []string{"name", "permissions"}, answers: api.App{},
 		},
 		{
 			method: "GET", path: "/v1/apps", access: admin, handle: (*Handler).apps,
@@ -43,12 +43,12 @@ func adminRoutes() []route {
 		{
 			method: "POST", path: "/v1/enrollment-tokens", access: admin, handle: (*Handler).createToken,
 			summary: "Make an enrollment token; it is shown once", client: "CreateEnrollmentToken",
-			records: audit.CreateEnrollmentToken, status: 201, body: api.EnrollmentTokenRequest{}, answers: api.EnrollmentToken{},
+			records: audit.CreateEnrollmentToken, status: 201, body: api.EnrollmentTokenRequest{Uses: 10, TTL: "24h", Tags: []string{"finance"}}, answers: api.EnrollmentToken{},
 		},
 		{
 			method: "PATCH", path: "/v1/devices/{id}", access: admin, handle: (*Handler).changeDevice,
 			summary: "Say under which id Entra knows a device", client: "ChangeDevice",
-			records: audit.UpdateDevice, status: 200, body: api.DeviceChange{}, needs: []string{"aadDeviceId"}, answers: api.Machine{},
+			records: audit.UpdateDevice, status: 200, body: api.DeviceChange{AadDeviceID: "1c3b7a52-9d7e-4a6b-8c11-2e5f60a4d913"}, needs: []string{"aadDeviceId"}, answers: api.Machine{},
 		},
 		{
 			method: "DELETE", path: "/v1/devices/{id}", access: admin, handle: (*Handler).revoke,
@@ -61,7 +61,7 @@ func adminRoutes() []route {
 		{
 			method: "PUT", path: "/v1/settings/{key}", access: admin, handle: (*Handler).setSetting,
 			summary: "Change a setting, at once", client: "SetSetting",
-			records: audit.ChangeSetting, status: 200, body: api.Setting{}, needs: []string{"value"}, answers: api.Setting{},
+			records: audit.ChangeSetting, status: 200, body: api.Setting{Value: "24h"}, needs: []string{"value"}, answers: api.Setting{},
 		},
 		{
 			method: "POST", path: "/v1/backup", access: admin, handle: (*Handler).backup,

@@ -42,7 +42,7 @@ func alertRoutes() []route {
 		{
 			method: "PATCH", path: "/api/alerts/{id}", access: write, handle: (*Handler).updateAlert,
 			summary: "Set an alert's status, assignment and classification, or comment on it", client: "UpdateAlert",
-			records: audit.UpdateAlert, status: 200, body: api.AlertUpdate{}, needs: []string{}, answers: api.Alert{},
+			records: audit.UpdateAlert, status: 200, body: api.AlertUpdate{Status: "Resolved", Classification: "TruePositive", Determination: "Malware", Comment: "Case 4711"}, needs: []string{}, answers: api.Alert{},
 		},
 		{
 			method: "GET", path: "/api/machines/{id}/alerts", access: alertRead(), handle: (*Handler).machineAlerts, countable: true,

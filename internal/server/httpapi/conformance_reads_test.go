@@ -340,3 +340,51 @@ func readChecks() checksOf {
 		"2.3/alerts":   func(t *testing.T, w *world) { w.get(t, 200, "/api/files/"+w.sha1()+"/alerts", `"value":[]}`) },
 	}
 }
+
+// Alerts, files and what was met of them, of a device in a group that a person
+// does not reach, are not there for them, in no list and in no number.
+func TestRecordsAcrossDeviceGroups(t *testing.T) {
+	w := newWorld(t)
+	sha1 := w.sha1()
+	id := w.indicator(t, map[string]any{"indicatorValue": sha1, "generateAlert": true})
+	w.met(w.lab, sha1, "blocked", id, "/tmp/lab.bin")
+	secret := rowsOf[api.Alert](t, w.get(t, 200, "/api/alerts?$filter=machineId eq '"+w.lab+"'", `"rbacGroupName":"Labs"`))[0]
+	both := w.sha1()
+	w.met(w.lab, both, "executed", "", "/opt/lab.bin")
+	w.met(w.fin, both, "executed", "", "/opt/fin.bin")
+
+	// Ana does not reach the lab, Eve and applications do.
+	for path, want := range map[string]int{
+		"/api/alerts/" + secret.ID: 404, "/api/files/" + sha1: 404, "/api/files/" + sha1 + "/stats": 404, "/api/machines/" + w.lab + "/alerts": 404, "/api/machines/" + w.lab + "/machineactions": 404,
+	} {
+		checkError(t, w.is(t, want, "GET", path, w.ana, ""), "ResourceNotFound", "")
+		w.is(t, 200, "GET", path, w.eve, "")
+		w.get(t, 200, path)
+	}
+	for path, want := range map[string][3]string{ // as Ana, Eve and an application have it
+		"/api/alerts/$count": {"0", "1", "1"}, "/api/files/" + sha1 + "/alerts/$count": {"0", "1", "1"}, "/api/files/" + sha1 + "/machines/$count": {"0", "1", "1"},
+		"/api/files/" + both + "/machines/$count": {"1", "2", "2"}, "/api/machines/$count?$filter=id eq '" + w.lab + "'": {"0", "1", "1"},
+		"/api/alerts/$count?$filter=status eq 'New' or status ne 'New'": {"0", "1", "1"},
+	} {
+		for i, token := range []string{w.ana, w.eve, w.token} {
+			if got := w.is(t, 200, "GET", path, token, ""); got != want[i] {
+				t.Errorf("%s: %s, want %s", path, got, want[i])
+			}
+			list := strings.Replace(path, "/$count", "", 1)
+			if got := w.is(t, 200, "GET", list, token, ""); strings.Contains(got, w.lab) != (i > 0) {
+				t.Errorf("%s: %s", list, got)
+			}
+		}
+	}
+	stats := w.is(t, 200, "GET", "/api/files/"+both+"/stats", w.ana, "", `"organizationPrevalence":1`, `"topFileNames":["fin.bin"]`)
+	if strings.Contains(stats, "lab.bin") {
+		t.Error(stats)
+	}
+	w.get(t, 200, "/api/files/"+both+"/stats", `"organizationPrevalence":2`)
+	w.is(t, 200, "GET", "/api/files/"+both, w.ana, "", `"globalPrevalence":1`)
+
+	// Whom she does not reach she does not work on; whom Eve only sees she does not either.
+	checkError(t, w.is(t, 404, "PATCH", "/api/alerts/"+secret.ID, w.ana, `{"status":"Resolved"}`), "ResourceNotFound", "Alert "+secret.ID+" was not found")
+	checkError(t, w.is(t, 403, "PATCH", "/api/alerts/"+secret.ID, w.eve, `{"status":"Resolved"}`), "Forbidden", "")
+	w.get(t, 200, "/api/alerts/"+secret.ID, `"status":"New"`)
+}

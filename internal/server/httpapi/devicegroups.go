@@ -25,7 +25,7 @@ func deviceGroupRoutes() []route {
 		{
 			method: "POST", path: "/v1/device-groups", access: admin, handle: (*Handler).createDeviceGroup,
 			summary: "Make a device group and put the devices it matches into it", client: "CreateDeviceGroup",
-			records: audit.CreateDeviceGroup, status: 201, body: api.DeviceGroupRequest{}, needs: []string{"name", "rules"}, answers: api.DeviceGroup{},
+			records: audit.CreateDeviceGroup, status: 201, body: api.DeviceGroupRequest{Name: "Finance", Rules: []string{"tag=finance"}, Access: []string{"responders"}}, needs: []string{"name", "rules"}, answers: api.DeviceGroup{},
 		},
 		{
 			method: "GET", path: "/v1/device-groups", access: admin, handle: (*Handler).deviceGroups,

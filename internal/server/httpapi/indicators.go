@@ -42,13 +42,13 @@ func indicatorRoutes() []route {
 		{
 			method: "POST", path: "/api/indicators", access: write, handle: (*Handler).submitIndicator,
 			summary: "Make an indicator, or change the one of that type, value and groups", client: "SubmitIndicator",
-			records: audit.SubmitIndicator, status: 200, body: api.IndicatorRequest{}, answers: api.Indicator{},
+			records: audit.SubmitIndicator, status: 200, body: exampleIndicator(), answers: api.Indicator{},
 			needs: []string{"indicatorValue", "indicatorType", "action", "title", "description"},
 		},
 		{
 			method: "POST", path: "/api/indicators/import", access: write, handle: (*Handler).importIndicators, most: batch,
 			summary: "Make or change many indicators, each by itself", client: "ImportIndicators",
-			records: audit.SubmitIndicator, status: 200, body: api.IndicatorImport{}, needs: []string{"Indicators"}, answers: api.IndicatorImportResult{},
+			records: audit.SubmitIndicator, status: 200, body: api.IndicatorImport{Indicators: []api.IndicatorRequest{exampleIndicator()}}, needs: []string{"Indicators"}, answers: api.IndicatorImportResult{},
 		},
 		{
 			method: "DELETE", path: "/api/indicators/{id}", access: write, handle: (*Handler).deleteIndicator,
@@ -57,8 +57,15 @@ func indicatorRoutes() []route {
 		{
 			method: "POST", path: "/api/indicators/BatchDelete", access: write, handle: (*Handler).deleteIndicators, most: batch,
 			summary: "Delete many indicators, all or none", client: "DeleteIndicators",
-			records: audit.DeleteIndicator, status: 204, body: api.IndicatorBatch{}, needs: []string{"IndicatorIds"},
+			records: audit.DeleteIndicator, status: 204, body: api.IndicatorBatch{IndicatorIDs: []string{"31", "32"}}, needs: []string{"IndicatorIds"},
 		},
+	}
+}
+
+func exampleIndicator() api.IndicatorRequest {
+	return api.IndicatorRequest{
+		IndicatorValue: exampleSHA1, IndicatorType: "FileSha1", Action: "BlockAndRemediate", Title: "Case 4711 dropper",
+		Description: "Quarantined on fin-lt-014, block fleet-wide", GenerateAlert: true, Severity: "High",
 	}
 }
 

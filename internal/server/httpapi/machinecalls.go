@@ -24,17 +24,17 @@ func machineRoutes() []route {
 		{
 			method: "PATCH", path: "/api/machines/{id}", access: write, handle: (*Handler).patchMachine,
 			summary: "Set a machine's tags and value", client: "UpdateMachine",
-			records: audit.UpdateDevice, status: 200, body: api.MachineUpdate{}, needs: []string{}, answers: api.Machine{},
+			records: audit.UpdateDevice, status: 200, body: api.MachineUpdate{MachineTags: []string{"finance", "laptop"}, DeviceValue: "High"}, needs: []string{}, answers: api.Machine{},
 		},
 		{
 			method: "POST", path: "/api/machines/{id}/tags", access: write, handle: (*Handler).tagMachine,
 			summary: "Add a tag to a machine or take it away", client: "TagMachine",
-			records: audit.TagDevice, status: 200, body: api.TagRequest{}, needs: []string{"Value", "Action"}, answers: api.Machine{},
+			records: audit.TagDevice, status: 200, body: api.TagRequest{Value: "finance", Action: "Add"}, needs: []string{"Value", "Action"}, answers: api.Machine{},
 		},
 		{
 			method: "POST", path: "/api/machines/AddOrRemoveTagForMultipleMachines", access: write, handle: (*Handler).tagMachines,
 			summary: "Add a tag to many machines or take it away", client: "TagMachines",
-			records: audit.TagDevice, status: 200, body: api.TagRequest{}, needs: []string{"Value", "Action", "MachineIds"}, answers: api.List[api.Machine]{},
+			records: audit.TagDevice, status: 200, body: api.TagManyRequest{Value: "finance", Action: "Add", MachineIDs: []string{exampleMachine}}, needs: []string{"Value", "Action", "MachineIds"}, answers: api.List[api.Machine]{},
 		},
 		{
 			method: "GET", path: "/api/machines/findbyip({args})", access: read, handle: (*Handler).machinesByIP,
@@ -95,7 +95,7 @@ func (h *Handler) oneMachine(q *request, d device.Device) answer {
 }
 
 // tagRequest reads the body of both tagging calls.
-func (q *request) tagRequest() (r api.TagRequest, add bool, err error) {
+func (q *request) tagRequest() (r api.TagManyRequest, add bool, err error) {
 	f, err := q.object(false)
 	if err != nil {
 		return r, false, err

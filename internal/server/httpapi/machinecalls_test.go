@@ -89,18 +89,18 @@ func TestMachineCalls(t *testing.T) {
 		}
 	})
 	t.Run("POST AddOrRemoveTagForMultipleMachines: MachineIds ≤ 500 per call; 200 + machines", func(t *testing.T) {
-		l, err := soc.TagMachines(t.Context(), api.TagRequest{Value: "fin's", Action: "Add", MachineIDs: []string{a, b, a}})
+		l, err := soc.TagMachines(t.Context(), api.TagManyRequest{Value: "fin's", Action: "Add", MachineIDs: []string{a, b, a}})
 		if err != nil || machineIDs(l) != "a.example b.example" {
 			t.Errorf("%+v, %v", machineIDs(l), err)
 		}
-		_, err = soc.TagMachines(t.Context(), api.TagRequest{Value: "no", Action: "Add", MachineIDs: []string{a, "nobody"}})
+		_, err = soc.TagMachines(t.Context(), api.TagManyRequest{Value: "no", Action: "Add", MachineIDs: []string{a, "nobody"}})
 		wantCode(t, err, api.ResourceNotFound)
 		if m, err := soc.Machine(t.Context(), a); err != nil || !cmp.Equal(m.MachineTags, []string{"fin's"}) {
 			t.Errorf("%+v, %v", m.MachineTags, err)
 		}
-		_, err = soc.TagMachines(t.Context(), api.TagRequest{Value: "no", Action: "Add", MachineIDs: make([]string, 501)})
+		_, err = soc.TagMachines(t.Context(), api.TagManyRequest{Value: "no", Action: "Add", MachineIDs: make([]string, 501)})
 		wantCode(t, err, api.MaximumBatchSizeExceeded)
-		_, err = soc.TagMachines(t.Context(), api.TagRequest{Value: "no", Action: "Add"})
+		_, err = soc.TagMachines(t.Context(), api.TagManyRequest{Value: "no", Action: "Add"})
 		wantCode(t, err, api.MissingRequiredParameter)
 	})
 	t.Run("GET findbytag: default exact, useStartsWithFilter, query and function form", func(t *testing.T) {

@@ -3,6 +3,7 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -10,6 +11,12 @@ import (
 
 	"staunch/api"
 	"staunch/internal/server/auth"
+)
+
+// What the examples name.
+const (
+	exampleMachine = "c3f1d0a98b7e6f5d4c3b2a190817263544536271"
+	exampleSHA1    = "5d41aa90c6f27be813d0f4ce77a1b2389e06fd4b"
 )
 
 // openAPI describes the routes as an OpenAPI 3.1 document. docs/openapi.yaml is
@@ -64,7 +71,11 @@ func operation(r route, s *schemas) object {
 	}
 	if r.body != nil {
 		ref := object{{"$ref", "#/components/schemas/" + s.add(reflect.TypeOf(r.body), append([]string{""}, r.needs...))}}
-		op = append(op, member{"requestBody", object{{"required", r.needs != nil}, {"content", jsonOf(ref)}}})
+		content := object{{"schema", ref}}
+		if !reflect.ValueOf(r.body).IsZero() {
+			content = append(content, member{"example", json.RawMessage(mustJSON(r.body))})
+		}
+		op = append(op, member{"requestBody", object{{"required", r.needs != nil}, {"content", object{{"application/json", content}}}}})
 	}
 	return append(op, member{"responses", responses(r, s)})
 }

@@ -34,7 +34,7 @@ func peopleRoutes() []route {
 		{
 			method: "POST", path: "/v1/users", access: admin, handle: (*Handler).createUser,
 			summary: "Make a user who signs in by password, or by an issuer outside", client: "CreateUser",
-			records: audit.CreateUser, status: 201, body: api.UserRequest{}, needs: []string{"upn"}, answers: api.User{},
+			records: audit.CreateUser, status: 201, body: api.UserRequest{UPN: "ana@corp.example", Name: "Ana", Password: "correct horse battery staple"}, needs: []string{"upn"}, answers: api.User{},
 		},
 		{
 			method: "GET", path: "/v1/users", access: admin, handle: (*Handler).users,
@@ -52,7 +52,7 @@ func peopleRoutes() []route {
 		{
 			method: "POST", path: "/v1/groups", access: admin, handle: (*Handler).createGroup,
 			summary: "Make a group of users", client: "CreateGroup",
-			records: audit.CreateGroup, status: 201, body: api.GroupRequest{}, needs: []string{"name"}, answers: api.Group{},
+			records: audit.CreateGroup, status: 201, body: api.GroupRequest{Name: "responders"}, needs: []string{"name"}, answers: api.Group{},
 		},
 		{
 			method: "GET", path: "/v1/groups", access: admin, handle: (*Handler).groups,
@@ -73,7 +73,7 @@ func peopleRoutes() []route {
 		{
 			method: "POST", path: "/v1/roles", access: admin, handle: (*Handler).createRole,
 			summary: "Make a role of role permissions", client: "CreateRole",
-			records: audit.CreateRole, status: 201, body: api.RoleRequest{}, needs: []string{"name", "permissions"}, answers: api.Role{},
+			records: audit.CreateRole, status: 201, body: api.RoleRequest{Name: "Respond", Permissions: []string{"Active remediation actions"}}, needs: []string{"name", "permissions"}, answers: api.Role{},
 		},
 		{
 			method: "GET", path: "/v1/roles", access: admin, handle: (*Handler).roles,

@@ -30,7 +30,7 @@ type route struct {
 	// For the record and the document.
 	records audit.Operation // what a refused attempt goes down as; "": only reads
 	status  int             // of success
-	body    any             // zero value of the request's body; nil: has none
+	body    any             // an example of the request's body, or its zero value; nil: has none
 	needs   []string        // properties of body that must be there
 	answers any             // zero value of the answer's body; nil: none
 	query   []string        // query options
@@ -89,7 +89,7 @@ func routes() []route {
 		{
 			method: "POST", path: "/api/machines/{id}/StopAndQuarantineFile", access: stop, handle: (*Handler).stopAndQuarantine,
 			summary: "Stop a file's processes on a machine and quarantine every copy", client: "StopAndQuarantineFile",
-			records: audit.StopAndQuarantineFile, status: 201, body: api.StopAndQuarantineRequest{}, needs: []string{"Comment"}, answers: api.MachineAction{},
+			records: audit.StopAndQuarantineFile, status: 201, body: api.StopAndQuarantineRequest{Comment: "Case 4711: dropper seen on finance laptop", Sha1: exampleSHA1}, needs: []string{"Comment"}, answers: api.MachineAction{},
 		},
 		{
 			method: "GET", path: "/api/machineactions", access: read, handle: (*Handler).actions, countable: true,
@@ -102,7 +102,7 @@ func routes() []route {
 		{
 			method: "POST", path: "/api/machineactions/{id}/cancel", access: holding(anyAction, anyAction).by(anyRight...), handle: (*Handler).cancel,
 			summary: "Give up a machine action that is not final", client: "Cancel",
-			records: audit.CancelMachineAction, status: 200, body: api.CommentRequest{}, answers: api.MachineAction{},
+			records: audit.CancelMachineAction, status: 200, body: api.CommentRequest{Comment: "Wrong hash, see case 4711"}, answers: api.MachineAction{},
 		},
 		{
 			method: "GET", path: "/api/machines", access: read, handle: (*Handler).machines, countable: true,
@@ -128,12 +128,12 @@ func routes() []route {
 		{
 			method: "POST", path: "/v1/quarantine/{item}/restore", access: stop, handle: (*Handler).restore,
 			summary: "Put a quarantined file back", client: "Restore",
-			records: audit.ReleaseFromQuarantine, status: 201, body: api.RestoreRequest{}, answers: api.MachineAction{},
+			records: audit.ReleaseFromQuarantine, status: 201, body: api.RestoreRequest{Comment: "It was ours"}, answers: api.MachineAction{},
 		},
 		{
 			method: "POST", path: "/v1/quarantine/{item}/recovery-code", access: stop, handle: (*Handler).recoveryCode,
 			summary: "Put a quarantined file back by hand, on a device that cannot reach the server", client: "RecoveryCode",
-			records: audit.ReleaseFromQuarantine, status: 201, body: api.RestoreRequest{}, answers: api.RecoveryCode{},
+			records: audit.ReleaseFromQuarantine, status: 201, body: api.RestoreRequest{Comment: "It was ours"}, answers: api.RecoveryCode{},
 		},
 		{
 			method: "DELETE", path: "/v1/quarantine/{item}", access: stop, handle: (*Handler).purge,
@@ -201,7 +201,7 @@ func otherActions() []route {
 		r := route{
 			method: "POST", path: "/api/machines/{id}/" + a.word, access: holding(perms{a.app}, perms{a.user}).by(a.right),
 			handle: (*Handler).unsupported, summary: "Not carried out by Staunch: 400 OsPlatformNotSupported", client: "OtherAction",
-			status: 201, body: api.CommentRequest{}, answers: api.MachineAction{}, most: a.most,
+			status: 201, body: api.ActionRequest{Comment: "Case 4711"}, answers: api.MachineAction{}, most: a.most,
 		}
 		if !a.optional {
 			r.needs = []string{"Comment"}

@@ -3,6 +3,7 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strings"
@@ -34,6 +35,8 @@ func yaml(b *strings.Builder, indent string, v any) {
 			b.WriteString(indent + "-")
 			yaml(b, indent+"  ", item)
 		}
+	case json.RawMessage: // JSON is YAML
+		b.WriteString(" " + string(v) + "\n")
 	case string:
 		b.WriteString(" " + scalar(v) + "\n")
 	default:
