@@ -129,7 +129,7 @@ var states = []damaged{
 	{"journal a pipe", at("journal/journal.log", pipe), nil, "is not a regular file: move it away", false},
 	{"journal a link to nothing", at("journal/journal.log", null), nil, "is not a regular file: move it away", false},
 
-	{"vault of another version", at("vault/vault.json", replace("vault v1 ", "vault v2 ")), nil, "use the agent that wrote it", false},
+	{"vault of another version", at("vault/vault.json", replace("vault v2 ", "vault v3 ")), nil, "use the agent that wrote it", false},
 	{"vault.json flipped", at("vault/vault.json", flip), nil, "bring it back from a backup", false},
 	{"vault.json gone", at("vault/vault.json", remove), nil, "bring it back", false},
 	{"vault.json a pipe", at("vault/vault.json", pipe), nil, "bring it back from a backup", false},

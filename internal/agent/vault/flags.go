@@ -60,15 +60,19 @@ func lockInode(fd int, flags uint32) error {
 // what is there).
 const early = 0x4 | 0x400 | 0x00800000
 
-// storeAs gives an empty file those flags. What it does not take restoreFlags
-// names in the end.
-func storeAs(fd int, m *Meta) {
+// storeAs gives an empty file those flags, and its layout. Flags that it does
+// not take restoreFlags names in the end.
+func storeAs(fd int, m *Meta) (lost []string) {
 	if want := m.Flags & early; want != 0 {
 		if have, ok, err := getFlags(fd); err == nil && ok {
 			_ = setFlags(fd, have&^early|want) // see above
 		}
 	}
+	return writeLayout(fd, m.Layout)
 }
+
+// made are flags that no ioctl sets: fs-verity and encryption (linux/fs.h).
+const made = 0x00100000 | 0x800
 
 // restoreFlags gives a file the flags it had. Those that the file system does
 // not take are named in lost.
@@ -77,6 +81,13 @@ func restoreFlags(fd int, m *Meta) (lost []string) {
 		return nil
 	}
 	have, ok, err := getFlags(fd)
+	if gone := m.Flags & made &^ have; gone != 0 {
+		lost = []string{fmt.Sprintf("inode flags %#x (fs-verity 0x100000, encrypted 0x800): they have to be made anew", gone)}
+	}
+	return append(lost, setLost(fd, m, have, ok, err)...)
+}
+
+func setLost(fd int, m *Meta, have uint32, ok bool, err error) (lost []string) {
 	want := m.Flags & settable
 	switch {
 	case err != nil:

@@ -20,8 +20,20 @@ import (
 	"staunch/internal/order"
 )
 
-// Version of the vault's format. docs/vault-format.md describes it.
-const Version = 1
+// Version of the vault's format. docs/vault-format.md describes it, and what
+// version 1 did not have; records of it are read, and written anew as this one.
+const Version = 2
+
+// known checks the version of a record or folder.
+func known(version int) error {
+	if version < 1 || version > Version {
+		return fmt.Errorf("%w: its format is version %d, this agent knows versions 1 to %d: use the agent that wrote it", errVersion, version, Version)
+	}
+	return nil
+}
+
+// errVersion says that a record is another agent's, and not damaged.
+var errVersion = errors.New("another version")
 
 // maxRecord bounds a manifest or an intent, in bytes.
 const maxRecord = 64 << 20
@@ -38,7 +50,7 @@ const (
 
 // Manifest is what the vault knows of one item: items/ID.json.
 //
-//	staunch manifest v1 sha256:<of the rest, hex>\n
+//	staunch manifest v2 sha256:<of the rest, hex>\n
 //	{ … }\n
 type Manifest struct {
 	Version int    `json:"version"`
@@ -141,8 +153,8 @@ func decodeFrame(kind string, b []byte, v any) error {
 	if n, err := fmt.Sscanf(string(line), "staunch %s v%d sha256:%s", &have, &version, &digest); n != 3 || err != nil || have != kind {
 		return fmt.Errorf("it is not a %s: its first line is %.60q", kind, line)
 	}
-	if version != Version {
-		return fmt.Errorf("its format is version %d, this agent knows version %d: use the agent that wrote it", version, Version)
+	if err := known(version); err != nil {
+		return err
 	}
 	sum := sha256.Sum256(body)
 	if digest != hex.EncodeToString(sum[:]) {
@@ -171,8 +183,8 @@ func decodeManifest(b []byte) (*Manifest, error) {
 
 func (m *Manifest) validate() error {
 	switch {
-	case m.Version != Version:
-		return fmt.Errorf("its format is version %d, this agent knows version %d", m.Version, Version)
+	case known(m.Version) != nil:
+		return known(m.Version)
 	case !order.ValidItem(m.ID):
 		return fmt.Errorf("item id %q is not 32 hex digits", m.ID)
 	case !slices.Contains([]State{Sealed, Restored, Purged}, m.State):

@@ -184,6 +184,7 @@ type look struct {
 	Atime, Mtime Stamp
 	Flags        uint32
 	Xattrs       []Xattr
+	Layout       Layout
 }
 
 func lookAt(t testing.TB, path string) look {
@@ -203,7 +204,10 @@ func lookAt(t testing.TB, path string) look {
 	}
 	// The order in which a file system lists them is its own affair.
 	slices.SortFunc(m.Xattrs, func(a, b Xattr) int { return strings.Compare(string(a.Name), string(b.Name)) })
-	return look{Sum: sum, Mode: m.Mode, UID: m.UID, GID: m.GID, Nlink: m.Nlink, Atime: m.Atime, Mtime: m.Mtime, Flags: m.Flags & settable, Xattrs: m.Xattrs}
+	if m.Layout == nil {
+		m.Layout = &Layout{}
+	}
+	return look{Layout: *m.Layout, Sum: sum, Mode: m.Mode, UID: m.UID, GID: m.GID, Nlink: m.Nlink, Atime: m.Atime, Mtime: m.Mtime, Flags: m.Flags & settable, Xattrs: m.Xattrs}
 }
 
 func flagsOf(t testing.TB, path string) uint32 {

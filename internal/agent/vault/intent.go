@@ -57,8 +57,8 @@ func decodeIntent(b []byte) (*Intent, error) {
 
 func (in *Intent) validate() error {
 	switch {
-	case in.Version != Version:
-		return fmt.Errorf("its format is version %d, this agent knows version %d", in.Version, Version)
+	case known(in.Version) != nil:
+		return known(in.Version)
 	case !order.ValidItem(in.ID):
 		return fmt.Errorf("item id %q is not 32 hex digits", in.ID)
 	case !slices.Contains([]Doing{taking, returning, sealing, restoring}, in.Doing):
@@ -80,6 +80,7 @@ func (in *Intent) validate() error {
 }
 
 func (v *Vault) writeIntent(in *Intent) error {
+	in.Version = Version // it may have been read from an older one
 	b, err := encodeFrame("intent", in)
 	if err != nil {
 		return fmt.Errorf("cannot note what is about to be done: %w", err)

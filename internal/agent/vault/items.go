@@ -37,6 +37,9 @@ func (v *Vault) load(id string) (*Manifest, error) {
 	if err == nil && m.ID != id {
 		err = fmt.Errorf("it is the manifest of item %s", m.ID)
 	}
+	if errors.Is(err, errVersion) {
+		return nil, fmt.Errorf("item %s: its manifest is of %w", id, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("item %s: %w: its manifest cannot be used: %w; run staunch-agent fsck", id, ErrDamaged, err)
 	}
@@ -44,6 +47,7 @@ func (v *Vault) load(id string) (*Manifest, error) {
 }
 
 func (v *Vault) save(m *Manifest) error {
+	m.Version = Version // it may have been read from an older one
 	b, err := encodeManifest(m)
 	if err != nil {
 		return err

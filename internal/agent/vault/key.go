@@ -53,8 +53,8 @@ func (v *Vault) unseal() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w; if it is not another version's, bring it back from a backup", v.path("vault.json"), err)
 	}
-	if a.Version != Version {
-		return fmt.Errorf("its format is version %d, this agent knows version %d: use the agent that wrote it", a.Version, Version)
+	if err := known(a.Version); err != nil {
+		return err
 	}
 	if raw, err := hex.DecodeString(a.UID); err != nil || len(raw) != 8 {
 		return fmt.Errorf("%s: uid %q is not 16 hex digits", v.path("vault.json"), a.UID)

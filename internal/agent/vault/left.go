@@ -39,7 +39,7 @@ func (m *Manifest) same(g *Grabbed) bool {
 		}
 		return set
 	}
-	return device && m.sum() == g.sum && a.Ino == b.Ino && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID &&
+	return device && m.sum() == g.sum && a.Ino == b.Ino && a.Btime == b.Btime && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID &&
 		a.Mtime == b.Mtime && a.Flags == b.Flags && maps.Equal(attributes(a.Xattrs), attributes(b.Xattrs))
 }
 

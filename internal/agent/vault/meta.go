@@ -24,10 +24,15 @@ type Meta struct {
 	Atime Stamp  `json:"atime"`
 	Mtime Stamp  `json:"mtime"`
 	Ctime Stamp  `json:"ctime"` // cannot be restored
+	// Btime is when the inode was made; it cannot be restored. Zero: not known.
+	Btime Stamp `json:"btime,omitzero"`
 
 	// Flags are what FS_IOC_GETFLAGS says; HasFlags: the file system has such.
 	Flags    uint32 `json:"flags,omitzero"`
 	HasFlags bool   `json:"hasFlags,omitzero"`
+
+	// Layout is nil where the file system has none.
+	Layout *Layout `json:"layout,omitzero"`
 
 	// Xattrs are all extended attributes: POSIX ACLs, capabilities, labels and
 	// the users' own.
@@ -68,6 +73,13 @@ func readMeta(f *os.File) (Meta, error) {
 	var err error
 	if m.Flags, m.HasFlags, err = getFlags(fd); err != nil {
 		return Meta{}, fmt.Errorf("cannot read inode flags: %w", err)
+	}
+	if m.Layout, err = readLayout(fd); err != nil {
+		return Meta{}, fmt.Errorf("cannot read project and extent sizes: %w", err)
+	}
+	var more unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &more); err == nil && more.Mask&unix.STATX_BTIME != 0 {
+		m.Btime = Stamp{Sec: more.Btime.Sec, Nsec: int64(more.Btime.Nsec)}
 	}
 	if m.Xattrs, err = readXattrs(fd); err != nil {
 		return Meta{}, fmt.Errorf("cannot read extended attributes: %w", err)

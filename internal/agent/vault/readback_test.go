@@ -14,8 +14,8 @@ import (
 // has made of the file meanwhile, is noticed wherever it is, and the file goes
 // back.
 func TestReadBack(t *testing.T) {
-	for _, size := range []int{100, 2*span - 1, 2 * span, 5*span + 12345} {
-		for _, at := range []float64{0, 0.3, 0.6, 0.999999} {
+	for _, size := range []int{100, 2 * span, 5*span + 12345} {
+		for _, at := range []float64{0, 0.6, 0.999999} {
 			for _, what := range []string{"sealed", "cut", "file"} {
 				t.Run(fmt.Sprintf("%d %s at %g", size, what, at), func(t *testing.T) {
 					place := tempDir(t)

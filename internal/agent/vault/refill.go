@@ -70,7 +70,7 @@ func (v *Vault) removeTmp(dir *os.File, tmp string) (err error) {
 // fill writes content and metadata, checks the content as it now is, and notes
 // which file is about to get a name.
 func (v *Vault) fill(ctx context.Context, m *Manifest, content, f *os.File, in *Intent) error {
-	storeAs(int(f.Fd()), &m.Meta)
+	in.Lost = storeAs(int(f.Fd()), &m.Meta)
 	if err := f.Truncate(m.Size); err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (v *Vault) fill(ctx context.Context, m *Manifest, content, f *os.File, in *
 	if err != nil {
 		return err
 	}
-	in.Lost = writeMeta(f, &m.Meta)
+	in.Lost = append(in.Lost, writeMeta(f, &m.Meta)...)
 	if err := unix.Fsync(int(f.Fd())); err != nil {
 		return fmt.Errorf("cannot sync the restored file: %w", err)
 	}

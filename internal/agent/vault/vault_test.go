@@ -373,9 +373,9 @@ func TestOpenRefuses(t *testing.T) {
 		"other key":      {otherKey(made(func(string) {})), "it was sealed with another key"},
 		"damaged":        {made(func(d string) { _ = os.WriteFile(filepath.Join(d, "vault.json"), []byte("{}"), 0o600) }), "it is not a vault"},
 		"version": {made(func(d string) {
-			b, _ := encodeFrame("vault", about{Version: 2})
+			b, _ := encodeFrame("vault", about{Version: 3})
 			_ = os.WriteFile(filepath.Join(d, "vault.json"), b, 0o600)
-		}), "its format is version 2, this agent knows version 1"},
+		}), "its format is version 3, this agent knows versions 1 to 2"},
 		"nameless": {made(func(d string) {
 			_ = os.Remove(filepath.Join(d, "vault.json"))
 			_ = os.WriteFile(filepath.Join(d, "items", strings.Repeat("a", 32)+".age"), nil, 0o600)
@@ -427,8 +427,14 @@ func TestReadOnly(t *testing.T) {
 
 // TestSample opens the vault of version 1 that is kept beside this test.
 func TestSample(t *testing.T) {
+	for version := 1; version <= Version; version++ {
+		t.Run(fmt.Sprint("v", version), func(t *testing.T) { sample(t, fmt.Sprint("testdata/v", version)) })
+	}
+}
+
+func sample(t *testing.T, from string) {
 	dir := filepath.Join(tempDir(t), "vault")
-	if out, err := exec.Command("cp", "-r", "testdata/v1", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-r", from, dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	if out, err := exec.Command("chmod", "-R", "u=rwX,go=", dir).CombinedOutput(); err != nil {
