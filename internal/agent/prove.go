@@ -15,7 +15,7 @@ import (
 	"staunch/internal/order"
 )
 
-// proofLooks are when the processes are looked at again after the last step:
+// proofLooks are when the processes are looked at again after the last step, at most:
 // an execution in flight or a library being mapped shows within them.
 var proofLooks = []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecond, time.Second}
 
