@@ -21,6 +21,7 @@ type Hold struct {
 	judge *judge
 
 	stopping sync.Mutex // one Stop at a time
+	runners  runners
 
 	mu      sync.Mutex
 	pins    map[uint64]*pin      // guarded by mu; by kernel address of the inode
@@ -119,7 +120,7 @@ func (d *Hold) deny(f *os.File) error {
 	if !yes {
 		return fmt.Errorf("cannot hold %s: %w", f.Name(), ErrOther)
 	}
-	if pid := d.h.sparedRunner(st.ID); pid != 0 {
+	if pid := d.sparedRunner(st.ID); pid != 0 {
 		return fmt.Errorf("cannot hold %s: process %d runs it, which is init or the agent's own", f.Name(), pid)
 	}
 	if d.h.hooks == nil {
@@ -164,20 +165,41 @@ func (d *Hold) denies(st inode.Stat) bool {
 
 // sparedRunner returns a process that runs the file and must not be killed; 0
 // means none.
-func (h *Holder) sparedRunner(id inode.ID) int {
+func (d *Hold) sparedRunner(id inode.ID) int { return d.runners.of(d.h, id) }
+
+// runners are the files that spared processes execute. To list them takes
+// longer than all else that arming one copy does, and a thousand are armed one
+// after the other, so a list serves for a moment.
+type runners struct {
+	mu    sync.Mutex
+	until time.Time        // guarded by mu
+	all   map[inode.ID]int // guarded by mu
+}
+
+// runnersFor is how long a list serves.
+const runnersFor = 50 * time.Millisecond
+
+func (r *runners) of(h *Holder, id inode.ID) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if now.Before(r.until) {
+		return r.all[id]
+	}
 	pids, err := h.proc.pids()
 	if err != nil {
 		return 0
 	}
+	r.until, r.all = now.Add(runnersFor), map[inode.ID]int{}
 	for _, pid := range pids {
 		if !h.spared(pid) {
 			continue
 		}
-		if st, err := h.proc.stat(pid, "exe"); err == nil && st.ID == id {
-			return pid
+		if st, err := h.proc.stat(pid, "exe"); err == nil {
+			r.all[st.ID] = pid
 		}
 	}
-	return 0
+	return r.all[id]
 }
 
 // Release ends the hold. It may be called more than once.
