@@ -106,6 +106,9 @@ func (a *Agent) contain(ctx context.Context, r Request) order.Receipt {
 	defer c.close()
 
 	err := c.run(ctx)
+	if err != nil && !errors.Is(err, errDone) && !c.final {
+		c.ungateBefore()
+	}
 	c.endTrace()
 	for _, t := range c.copies {
 		c.receipt.Copies = append(c.receipt.Copies, t.wire())

@@ -102,7 +102,7 @@ func (g *gates) allow(sum filehash.Sum) error {
 			continue
 		}
 		if g.on() {
-			if err := errors.Join(g.client.AllowHash(k.File), g.client.Release(k.Order+fileRules)); err != nil {
+			if err := g.client.AllowHash(k.File); err != nil {
 				return err
 			}
 		}
@@ -162,8 +162,10 @@ func restoredAfter(v *vault.Vault, id string, t time.Time) (bool, error) {
 func (g *gates) lift(order string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.client.Release(order); err != nil {
-		return err
+	if g.on() {
+		if err := g.client.Release(order); err != nil {
+			return err
+		}
 	}
 	return g.write(slices.DeleteFunc(slices.Clone(g.all), func(k Gated) bool { return k.Order == order }))
 }

@@ -43,6 +43,21 @@ func (c *containment) ungate() {
 	}
 }
 
+// ungateBefore lifts what this order had gated before the agent was killed, where
+// it ends now without having changed anything. What it has sealed by then stays
+// refused.
+func (c *containment) ungateBefore() {
+	if !slices.ContainsFunc(c.gates.list(), func(k Gated) bool { return k.Order == c.ID }) {
+		return
+	}
+	items, err := c.vault.List()
+	if err != nil || slices.ContainsFunc(items, func(i order.Item) bool { return i.Order == c.ID && i.State == "sealed" }) {
+		return
+	}
+	c.gated = true
+	c.ungate()
+}
+
 // openFiles lifts the gate on the files themselves, but for those of which
 // something else has become.
 func (c *containment) openFiles(but order.CopyState) {
