@@ -8,10 +8,12 @@ package rules
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -277,7 +279,24 @@ func TestRules(t *testing.T) {
 	})
 }
 
-// A hundred thousand rules reach a device, and are followed.
+var many = flag.Int("rules.many", 10_000, "how many rules TestManyRules sets; 100000 takes some minutes")
+
+// memory is what the worker and the gate have in memory, of their own and
+// shared, in kB. It is told, and nothing is made of it.
+func (s *site) memory() string {
+	text := ""
+	for _, name := range []string{"worker", "gate"} {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.part(name))) // it may be starting again
+		for _, field := range []string{"RssAnon", "RssShmem"} {
+			_, rest, _ := strings.Cut(string(b), field+":")
+			value, _, _ := strings.Cut(rest, "kB")
+			text += fmt.Sprintf("%s %s %s kB, ", name, field, strings.TrimSpace(value))
+		}
+	}
+	return strings.TrimSuffix(text, ", ")
+}
+
+// Many rules reach a device, and are followed.
 func TestManyRules(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED, NOT PROVEN: long")
@@ -285,8 +304,9 @@ func TestManyRules(t *testing.T) {
 	s := newSite(t)
 	ctx := context.Background()
 	var ignored struct{}
-	must(t, s.server.Admin(ctx, &ignored, "settings", "set", "indicators.limit", "100000"))
-	const many = 10_000
+	must(t, s.server.Admin(ctx, &ignored, "settings", "set", "indicators.limit", "200000"))
+	many := *many
+	t.Log("without rules: ", s.memory())
 	rows := make([]api.IndicatorRequest, 500)
 	for n := 0; n < many; n += len(rows) {
 		for i := range rows {
@@ -308,4 +328,9 @@ func TestManyRules(t *testing.T) {
 		st, err := s.agent.Status(ctx)
 		return err == nil && st.Gate.Hashes == many+1, err
 	})
+	t.Log("with them: ", s.memory())
+	must(t, s.agent.Process.End(syscall.SIGTERM))
+	must(t, s.agent.Start(ctx, false))
+	s.stays("after a restart", path, false)
+	t.Log("after a restart: ", s.memory())
 }

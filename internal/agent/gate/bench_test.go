@@ -3,14 +3,20 @@
 package gate
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"staunch/internal/filehash"
 )
 
 // BenchmarkGate compares, turn by turn in one run, executions and opens on a
@@ -100,4 +106,100 @@ func spawn(b *testing.B, path string) {
 	if err := exec.Command(path).Run(); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// BenchmarkManyRules compares, turn by turn in one run, executions that no gate
+// sees with the same under one rule and under 100,000, warm and cold, of a tiny
+// program and of one of a megabyte; and the memory of the two gates. Of no rule
+// the size is known, which is the worst case.
+func BenchmarkManyRules(b *testing.B) {
+	const many = 100_000
+	off := scratch(b)
+	src := b.TempDir() + "/tiny"
+	code := write(b, src+".c", `void _start(void) { __asm__("mov $60, %eax; xor %edi, %edi; syscall"); }`, 0o644)
+	if err := run(b, "gcc", "-static", "-nostdlib", "-o", src, code); err != nil {
+		b.Skipf("SKIPPED, NOT PROVEN: cannot build a tiny program here: %v", err)
+	}
+	tiny := readFile(b, src)
+	large := append(bytes.Clone(tiny), make([]byte, 1<<20)...)
+	trials := []trial{{"off", nil}}
+	free := write(b, off+"/free", string(tiny), 0o755)
+	trials[0].do = func(int) { spawn(b, free) }
+	for _, n := range []int{1, many} {
+		dir := scratch(b)
+		before := children(b)
+		c := startLocal(b, dir, Settings{})
+		rules := func(yield func(Rule) bool) {
+			for i := range n {
+				r := Rule{Size: -1, ID: "i/" + strconv.Itoa(i), Do: DoDeny}
+				r.File.SHA256 = filehash.SHA256(sha256.Sum256([]byte(strconv.Itoa(i))))
+				if !yield(r) {
+					return
+				}
+			}
+		}
+		begun := time.Now()
+		if err := c.Replace("i/", rules); err != nil {
+			b.Fatal(err)
+		}
+		took := time.Since(begun)
+		name := strconv.Itoa(n)
+		warm := write(b, dir+"/warm", string(tiny), 0o755)
+		time.Sleep(2100 * time.Millisecond) // what changed just now is not remembered
+		spawn(b, warm)
+		trials = append(trials, trial{"warm-" + name, func(int) { spawn(b, warm) }})
+		for size, content := range map[string][]byte{"cold-": tiny, "cold-1MB-": large} {
+			paths := make([]string, b.N)
+			for i := range paths {
+				paths[i] = write(b, dir+"/"+size+strconv.Itoa(i), string(content)+strconv.Itoa(i), 0o755)
+			}
+			trials = append(trials, trial{size + name, func(i int) { spawn(b, paths[i]) }})
+		}
+		for _, pid := range children(b) {
+			if gate := childOf(b, pid, roleGate); gate != 0 && !slices.Contains(before, pid) {
+				defer func() { // before the gate ends
+					anon, shared := memory(b, gate)
+					b.ReportMetric(anon, "MB-gate-"+name)
+					b.ReportMetric(shared, "MB-book-"+name)
+				}()
+			}
+		}
+		if n == many {
+			defer func() { b.ReportMetric(took.Seconds()*1e3, "ms-to-set-"+name) }()
+		}
+	}
+	slices.SortFunc(trials[1:], func(x, y trial) int { return strings.Compare(x.name, y.name) })
+	compare(b, trials)
+}
+
+func children(b *testing.B) (pids []int) {
+	found, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, f := range found {
+		text, _ := os.ReadFile(f) // a thread may have gone
+		for _, word := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(word)
+			if err != nil {
+				b.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// memory is what a process has of its own, and shares with others, in megabytes.
+func memory(b *testing.B, pid int) (own, shared float64) {
+	text := string(readFile(b, "/proc/"+strconv.Itoa(pid)+"/status"))
+	field := func(name string) float64 {
+		_, rest, _ := strings.Cut(text, name+":")
+		kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return kb / 1000
+	}
+	return field("RssAnon"), field("RssShmem")
 }
