@@ -29,6 +29,7 @@ type bench struct {
 	orders int           // per case
 	load   time.Duration // how long orders are sent for throughput
 	idle   time.Duration // how long an agent without work is watched
+	rows   int           // of the largest table that lists are read from
 	best   bool
 	only   string // sections, separated by commas; "" is all
 	dir    string
@@ -59,6 +60,7 @@ func main() {
 	flag.IntVar(&b.orders, "orders", 20, "orders per case; figures are their medians")
 	flag.DurationVar(&b.load, "load", 10*time.Second, "for how long orders are sent by 64 callers")
 	flag.DurationVar(&b.idle, "idle", 60*time.Second, "for how long an agent without work is watched")
+	flag.IntVar(&b.rows, "rows", 1_000_000, "how many actions the largest table has that lists are read from, 100000 times a power of ten; 10000000 takes 35 GB of disk for a while, and ten minutes")
 	flag.BoolVar(&b.best, "best", false, "print the best figure of several orders and not the median: what it takes when nobody else uses the machine")
 	flag.StringVar(&b.only, "only", "", "the sections to measure, separated by commas; none: all of "+sectionNames())
 	flag.Parse()
@@ -109,6 +111,8 @@ var sections = []struct {
 	{"orders", (*bench).latency},
 	{"pause", (*bench).pause},
 	{"load", (*bench).throughput},
+	{"reads", (*bench).reads},
+	{"lists", (*bench).lists},
 	{"gate", (*bench).gate},
 	{"search", (*bench).search},
 	{"index", (*bench).index},

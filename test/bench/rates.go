@@ -37,7 +37,7 @@ func (b *bench) throughput(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	token, err := b.token(ctx)
+	token, err := b.token(ctx, "load")
 	if err != nil {
 		return err
 	}
@@ -134,9 +134,9 @@ func (b *bench) absent(ctx context.Context) (string, error) {
 	return enrolled.DeviceID, err
 }
 
-// token gets an access token of an app of its own.
-func (b *bench) token(ctx context.Context) (string, error) {
-	_, app, err := b.server.Client(ctx, "load")
+// token gets an access token of an app of its own, of that name.
+func (b *bench) token(ctx context.Context, name string) (string, error) {
+	_, app, err := b.server.Client(ctx, name)
 	if err != nil {
 		return "", err
 	}

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"database/sql"
 	"fmt"
 	"io"
 	"log/slog"
@@ -30,7 +29,7 @@ import (
 // reads asks the server, over HTTPS and as clients do, for one action and for
 // lists of the orders that throughput has left, by as many callers.
 func (b *bench) reads(ctx context.Context) error {
-	token, err := b.token(ctx)
+	token, err := b.token(ctx, "reads")
 	if err != nil {
 		return err
 	}
@@ -184,16 +183,8 @@ func (b *bench) listsOf(ctx context.Context, rows int, now time.Time, queries []
 	if err := s.Close(); err != nil {
 		return err
 	}
-	db, err := sql.Open("sqlite", "file:"+c.Path)
-	if err != nil {
-		return err
-	}
 	begun := time.Now()
-	err = storetest.Fill(ctx, db, rows, now)
-	if cerr := db.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
+	if err := storetest.FillSQLite(ctx, c.Path, rows, now); err != nil {
 		return err
 	}
 	fi, err := os.Stat(c.Path)

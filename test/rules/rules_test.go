@@ -310,7 +310,7 @@ func TestManyRules(t *testing.T) {
 	rows := make([]api.IndicatorRequest, 500)
 	for n := 0; n < many; n += len(rows) {
 		for i := range rows {
-			rows[i] = api.IndicatorRequest{IndicatorValue: fmt.Sprintf("%08x%032x", (n+i)*429_497, n+i+1), IndicatorType: "FileSha1", Action: "Block", Title: "t", Description: "d"}
+			rows[i] = api.IndicatorRequest{IndicatorValue: fmt.Sprintf("%08x%032x", uint32(n+i)*42_949, n+i+1), IndicatorType: "FileSha1", Action: "Block", Title: "t", Description: "d"}
 		}
 		done, err := s.client.ImportIndicators(ctx, api.IndicatorImport{Indicators: rows})
 		must(t, err)

@@ -124,7 +124,8 @@ type Store interface {
 	// Indicators returns a page and, when q asks for it, the count of all that match.
 	Indicators(ctx context.Context, s Scope, q odata.Query) ([]Indicator, int64, error)
 	// FileIndicators returns all of the two file types that agents enforce, with
-	// the version of the whole set, in one snapshot.
+	// the version of the whole set, in one snapshot: of each its Seq, Type, Value,
+	// Groups, Action, GenerateAlert and Expires.
 	FileIndicators(ctx context.Context, now time.Time) ([]Indicator, int64, error)
 	// IndicatorVersion rises with every change.
 	IndicatorVersion(ctx context.Context) (int64, error)

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -85,7 +86,7 @@ func (s *Store) PutIndicators(ctx context.Context, list []indicator.Indicator, n
 	err = s.change(ctx, func(t *tx) error {
 		done = make([]indicator.Put, len(list))
 		var count int
-		if err := t.row("SELECT count(*) FROM indicators WHERE expires = 0 OR expires > $1", now.UnixMicro()).Scan(&count); err != nil {
+		if err := t.row("SELECT (SELECT count(*) FROM indicators) - (SELECT count(*) FROM indicators WHERE expires > 0 AND expires <= $1)", now.UnixMicro()).Scan(&count); err != nil {
 			return fmt.Errorf("cannot count indicators: %w", err)
 		}
 		kept := false
@@ -320,12 +321,28 @@ func (s *Store) FileIndicators(ctx context.Context, now time.Time) ([]indicator.
 	if err := r.row("SELECT version FROM indicator_state WHERE one = 1").Scan(&version); err != nil {
 		return nil, 0, fmt.Errorf("cannot read indicators: %w", err)
 	}
-	rows, err := r.query(selectIndicator+"WHERE type IN ($1, $2) AND "+alive(now)+" ORDER BY seq", indicator.FileSHA1, indicator.FileSHA256)
-	all, err := collect(rows, err, scanIndicator)
+	rows, err := r.query("SELECT seq, type, value, limited_to, action, generate_alert, expires FROM indicators WHERE type IN ($1, $2) AND "+alive(now)+" ORDER BY seq",
+		indicator.FileSHA1, indicator.FileSHA256)
+	all, err := collect(rows, err, scanFileIndicator)
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot read indicators: %w", err)
 	}
 	return all, version, nil
+}
+
+// scanFileIndicator reads what a device's rules are made of: there may be a
+// hundred thousand, read anew with every change.
+func scanFileIndicator(scan func(...any) error) (in indicator.Indicator, err error) {
+	var groups string
+	var expires int64
+	err = scan(&in.Seq, &in.Type, &in.Value, &groups, &in.Action, &in.GenerateAlert, &expires)
+	if err == nil && groups != "null" && groups != "[]" {
+		err = json.Unmarshal([]byte(groups), &in.Groups)
+	}
+	if expires > 0 {
+		in.Expires = time.UnixMicro(expires).UTC()
+	}
+	return in, err
 }
 
 // IndicatorVersion is indicator.Store's.

@@ -5,6 +5,7 @@ package storetest
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -70,6 +71,15 @@ func Fill(ctx context.Context, db *sql.DB, rows int, now time.Time) error {
 	}
 	exec("ANALYZE actions")
 	return err
+}
+
+// FillSQLite is Fill for the database in a file that no store has open.
+func FillSQLite(ctx context.Context, path string, rows int, now time.Time) error {
+	db, err := sql.Open("sqlite", "file:"+path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(Fill(ctx, db, rows, now), db.Close())
 }
 
 func indexes(ctx context.Context, conn *sql.Conn, list string) (map[string]string, error) {

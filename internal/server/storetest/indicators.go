@@ -5,6 +5,7 @@ package storetest
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ func indicatorTests() []test {
 		{"indicators are deleted together or not at all", testIndicatorDelete},
 		{"expired indicators are gone", testIndicatorExpiry},
 		{"lists of indicators", testIndicatorLists},
+		{"indicators of two replicas at once are one for each key", testIndicatorRace},
 	}
 }
 
@@ -300,5 +302,64 @@ func testIndicatorLists(t *testing.T, h *Harness, s Store) {
 	}
 	if got := list(indicator.Scope{}, "$orderby", "expirationTime desc"); got != "b h a" {
 		t.Errorf("ordered: %q", got)
+	}
+}
+
+// Two replicas that keep, delete and expire the same few at once leave one for
+// each key, within the limit, and a version that only rises.
+func testIndicatorRace(t *testing.T, h *Harness, s Store) {
+	stores := []Store{s}
+	if h.Replicas {
+		other := h.Open(t)
+		t.Cleanup(func() { _ = other.Close() }) // the first one's is looked at
+		stores = append(stores, other)
+	}
+	const keys, rounds, limit = 5, 20, 4
+	var group sync.WaitGroup
+	for n := range 4 {
+		s := stores[n%len(stores)]
+		group.Go(func() {
+			last := int64(0)
+			for i := range rounds {
+				in := NewIndicator(indicator.FileSHA1, fmt.Sprintf("%040x", (n+i)%keys+1))
+				if i%3 == 0 {
+					in.Expires = start.Add(time.Second)
+				}
+				done, err := s.PutIndicators(t.Context(), []indicator.Indicator{in}, start, limit, plainChange)
+				if err != nil || len(done) != 1 || done[0].Err != nil && api.CodeOf(done[0].Err) != api.BadRequest {
+					t.Errorf("%+v, %v", done, err)
+					return
+				}
+				if i%4 == 3 && done[0].Err == nil {
+					err := s.DeleteIndicators(t.Context(), []int64{done[0].Indicator.Seq}, start, func([]indicator.Indicator) ([]audit.Entry, error) { return nil, nil })
+					if err != nil && api.CodeOf(err) != api.ResourceNotFound {
+						t.Errorf("delete: %v", err)
+					}
+				}
+				if i%5 == 4 {
+					if _, err := s.ExpireIndicators(t.Context(), start.Add(time.Minute), 100, func(indicator.Indicator) audit.Entry { return Entry(audit.ExpireIndicator, "x") }); err != nil {
+						t.Errorf("expire: %v", err)
+					}
+				}
+				v, err := s.IndicatorVersion(t.Context())
+				if err != nil || v < last {
+					t.Errorf("version %d after %d, %v", v, last, err)
+				}
+				last = v
+			}
+		})
+	}
+	group.Wait()
+	all, _, err := s.Indicators(t.Context(), indicator.Scope{Now: start}, odata.Query{Top: 100})
+	must(t, err)
+	seen := map[string]bool{}
+	for _, in := range all {
+		if seen[in.Value] {
+			t.Errorf("%s is kept twice", in.Value)
+		}
+		seen[in.Value] = true
+	}
+	if len(all) > limit {
+		t.Errorf("%d are kept, the limit is %d", len(all), limit)
 	}
 }
