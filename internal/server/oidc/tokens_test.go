@@ -205,3 +205,26 @@ func TestAudienceOfOutside(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a token from outside looks like: it is Unauthorized, or it is the one
+// that was signed.
+func FuzzToken(f *testing.F) {
+	p := newIDP(f)
+	r := trusting(f, p.v2())
+	claims := with(p.appV2(time.Now()), "exp", time.Now().Add(24*time.Hour).Unix())
+	good := sign(f, jose.RS256, rsaKey(), claims)
+	f.Add(good)
+	f.Add(strings.Replace(good, ".", "..", 1))
+	f.Add(sign(f, jose.ES256, ecKey(), claims))
+	f.Add(sign(f, jose.HS256, rsaKey().N.Bytes(), claims))
+	f.Add("eyJhbGciOiJub25lIn0.e30.")
+	f.Fuzz(func(t *testing.T, token string) {
+		c, err := r.Verify(t.Context(), token)
+		if err == nil && (c.ID != client || c.Tenant != tid) {
+			t.Errorf("Verify(%q) = %+v", token, c)
+		}
+		if err != nil && api.CodeOf(err) != api.Unauthorized {
+			t.Errorf("Verify(%q): %v", token, err)
+		}
+	})
+}
