@@ -131,7 +131,7 @@ func TestBtrfs(t *testing.T) {
 			for what, set := range map[string]func(){
 				"plain":            func() { write(t, path, random(100000)) },
 				"small":            func() { write(t, path, random(100)) },
-				"sparse":           func() { sparse(t, path, 200<<20) },
+				"sparse":           func() { sparse(t, path, 24<<20) },
 				"no copy on write": func() { write(t, path, nil); chattr(t, path, 0x00800000); write(t, path, random(100000)) },
 				"compressed":       func() { write(t, path, nil); chattr(t, path, 0x4); write(t, path, bytes.Repeat([]byte("so "), 1<<18)) },
 				"compressed by a property": func() {
@@ -212,7 +212,7 @@ func TestXFS(t *testing.T) {
 			path := filepath.Join(place, "tool")
 			for what, set := range map[string]func(){
 				"plain":       func() { write(t, path, random(100000)) },
-				"sparse":      func() { sparse(t, path, 400<<20) },
+				"sparse":      func() { sparse(t, path, 40<<20) },
 				"immutable":   func() { write(t, path, random(10000)); chattr(t, path, 0x10) },
 				"append only": func() { write(t, path, random(10000)); chattr(t, path, 0x20) },
 				"no dump":     func() { write(t, path, random(10000)); chattr(t, path, 0x40|0x80|0x8) },
