@@ -267,14 +267,14 @@ func readChecks() checksOf {
 			w.is(t, 200, "PATCH", "/api/machines/"+w.old, w.token, `{"machineTags":[]}`, `"machineTags":[]`)
 		},
 		"2.2/byip": func(t *testing.T, w *world) {
-			now := time.Now().UTC()
+			now := decode[api.Machine](t, w.get(t, 200, "/api/machines/"+w.fin)).LastSeen.UTC() // when it said what its address is
 			for at, want := range map[time.Time]bool{now: true, now.Add(10 * time.Minute): true, now.Add(-10 * time.Minute): true, now.Add(-time.Hour): false} {
 				body := w.get(t, 200, "/api/machines/findbyip(ip='10.20.30.14',timestamp="+at.Format(time.RFC3339)+")")
 				if strings.Contains(body, w.fin) != want {
 					t.Errorf("%s: %s", at, body)
 				}
 			}
-			w.get(t, 400, "/api/machines/findbyip(ip='10.20.30.14',timestamp="+now.Add(-31*24*time.Hour).Format(time.RFC3339)+")", `"code":"BadRequest"`)
+			w.get(t, 400, "/api/machines/findbyip(ip='10.20.30.14',timestamp="+now.Add(-3100*time.Hour).Format(time.RFC3339)+")", `"code":"BadRequest"`)
 			w.get(t, 400, "/api/machines/findbyip(ip='x',timestamp="+now.Format(time.RFC3339)+")", `"code":"InvalidIpAddress"`)
 			w.get(t, 400, "/api/machines/findbyip(ip='10.20.30.14')", `"code":"MissingRequiredParameter"`)
 			w.get(t, 200, "/api/machines/FindByIP(ip=%2710.20.30.14%27,timestamp="+strings.ReplaceAll(now.Format(time.RFC3339), ":", "%3A")+")", w.fin)
