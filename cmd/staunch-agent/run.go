@@ -158,6 +158,7 @@ func (c runCmd) Run(ctx context.Context, _ *slog.Logger) error {
 		return err
 	}
 	defer unlock()
+	defer onlyOne(log)()
 	args := []string{"worker", "--state", state.Dir, "--log-format", c.LogFormat, "--rung", c.Rung}
 	args = append(args, "--vault-ceiling", strconv.FormatInt(c.Ceiling, 10), "--retention", c.Retention.String())
 	for _, r := range roots {
@@ -169,6 +170,19 @@ func (c runCmd) Run(ctx context.Context, _ *slog.Logger) error {
 	return gate.Supervise(ctx, gate.SupervisorConfig{
 		Settings: gate.Settings{FailClosed: c.FailClosed, Under: roots}, GateArgs: []string{"gate"}, WorkerArgs: args, Log: log,
 	})
+}
+
+// onlyOne warns where another agent supervises a gate on this machine: each
+// refuses the other to look at what it denies.
+func onlyOne(log *slog.Logger) (unlock func()) {
+	unlock, err := durable.Lock("/run/staunch-agent.lock")
+	if err == nil {
+		return unlock
+	}
+	if errors.Is(err, durable.ErrLocked) {
+		log.Warn("another staunch-agent runs on this machine; each refuses the other to look at what it denies, and orders about that fail as AccessDenied: stop one of them")
+	}
+	return func() {} // or not root, who has no gate
 }
 
 type gateCmd struct{}

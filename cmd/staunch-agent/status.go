@@ -44,6 +44,7 @@ func (c statusCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) er
 		if p := s.Processes; p != nil {
 			fmt.Fprintf(w, "processes %d programs and %d scripts known by %s, %d to be read; %d events, lost %d times\n", p.Programs, p.Scripts, p.Source, p.Waiting, p.Heard, p.Lost)
 		}
+		printGate(w, s)
 		for _, g := range s.Gates {
 			fmt.Fprintf(w, "gate      refuses %s since %s\n", g.File, g.Since.Local().Format("2006-01-02 15:04:05"))
 		}
@@ -51,6 +52,37 @@ func (c statusCmd) Run(ctx context.Context, out cli.Output, log *slog.Logger) er
 			fmt.Fprintf(w, "off       %s\n", off)
 		}
 	})
+}
+
+// printGate shows how the gate is and what to do about it.
+func printGate(w writer, s agent.Status) {
+	if s.Rung != "" {
+		fmt.Fprintf(w, "hold      by %s: %s\n", s.Rung, s.RungWhy)
+	}
+	if g := s.Gate; g != nil {
+		fmt.Fprintf(w, "gate      %s, %d contents and %d files, refused %d, slowest answer %.1f ms, %d restarts\n",
+			g.Mode, g.Hashes, g.Files, g.Denied, float64(g.SlowestNs)/1e6, g.Restarts)
+		for _, c := range []struct {
+			n    uint64
+			what string
+		}{
+			{g.Overflows, "times the kernel's queue was full and events passed unjudged: give the agent CAP_SYS_ADMIN, which makes it unlimited"},
+			{g.FailOpens, "answers by the setting, because judging took too long: see docs/gate.md"},
+			{g.Late, "programs were known for denied after they had begun; each was contained again"},
+			{g.Unleased, "executions on file systems that grant no leases: a change between answer and execution is not seen there"},
+			{g.Lost, "refusals that nobody was told of"},
+		} {
+			if c.n > 0 {
+				fmt.Fprintf(w, "gate      %d %s\n", c.n, c.what)
+			}
+		}
+	}
+	if p := s.Pinned; p != nil {
+		fmt.Fprintf(w, "pinned    %d files stay refused without the agent; refused %d times\n", p.Marks, p.Refused)
+	}
+	for _, path := range s.Unread {
+		fmt.Fprintf(w, "guard     cannot read %s: files of its packages are not spared; list what must be with --protect\n", path)
+	}
 }
 
 type fsckCmd struct {

@@ -224,8 +224,10 @@ func (c *containment) note(format string, args ...any) {
 }
 
 func (c *containment) close() {
-	if c.gated && c.receipt.Outcome == order.Proven {
+	if c.gated && c.final {
 		c.endFileRules()
+	}
+	if c.gated && c.receipt.Outcome == order.Proven {
 		c.held.keep(c.File, c.size())
 	}
 	if c.armed != nil { // after what outlasts it

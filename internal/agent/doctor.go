@@ -4,9 +4,11 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"os"
 
 	"staunch/internal/agent/gate"
+	"staunch/internal/agent/gate/pin"
 	"staunch/internal/agent/process"
 )
 
@@ -25,5 +27,18 @@ func Doctor(ctx context.Context, gateArgs []string) ([]Check, error) {
 	for _, c := range gate.Probe(ctx, gate.LocalConfig{GateArgs: gateArgs}) {
 		checks = append(checks, Check{Name: "gate: " + c.Name, OK: c.OK, Detail: c.Detail})
 	}
-	return checks, nil
+	return append(checks, pinProbe(scratch)), nil
+}
+
+// pinProbe has the kernel itself refuse a harmless file, and leaves nothing.
+func pinProbe(scratch string) Check {
+	c := Check{Name: "gate: outlives the agent", OK: true, Detail: "a file that is refused stays so when the agent is dead (BPF security module)"}
+	p, err := pin.Open(pin.Config{State: scratch, Log: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		err = p.Close()
+	}
+	if err != nil {
+		c.OK, c.Detail = false, err.Error()
+	}
+	return c
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -238,6 +239,8 @@ func (c *containment) notAll(err error) error {
 		return nil
 	case errors.Is(err, process.ErrOutrun):
 		return fail(order.NotProven, "cannot look at every process: %w", err)
+	case c.privileged && errors.Is(err, fs.ErrPermission):
+		return fail(order.AccessDenied, "cannot look at every process: %w; somebody else on this machine refuses to have their programs opened, as the gate of another staunch-agent does: order it there, or stop that agent", err)
 	case c.privileged:
 		return fmt.Errorf("cannot look at every process: %w", err)
 	}

@@ -37,7 +37,7 @@ func (c *containment) ungate() {
 		return
 	}
 	c.gated = false
-	c.openFiles(order.Sealed)
+	c.openFiles()
 	if err := errors.Join(c.gates.releaseFiles(c.ID), c.gates.lift(c.ID)); err != nil {
 		c.note("the gate could not be lifted: %v", err)
 	}
@@ -58,11 +58,10 @@ func (c *containment) ungateBefore() {
 	c.ungate()
 }
 
-// openFiles lifts the gate on the files themselves, but for those of which
-// something else has become.
-func (c *containment) openFiles(but order.CopyState) {
+// openFiles lifts the gate on the files that are left where they are.
+func (c *containment) openFiles() {
 	for _, t := range c.copies {
-		if t.state == but || t.File == nil {
+		if t.state == order.Sealed || t.File == nil {
 			continue
 		}
 		if err := c.gates.allowFile(t.File); err != nil {
@@ -71,15 +70,25 @@ func (c *containment) openFiles(but order.CopyState) {
 	}
 }
 
-// endFileRules ends the rules on single files: those of sealed ones are about
-// nothing any more. What stays in its place refused, as in the layer of an
-// image, stays so.
+// endFileRules ends the rules on single files that are about nothing any more:
+// those of sealed ones. What stays in its place, as in the layer of an image,
+// stays refused.
 func (c *containment) endFileRules() {
-	if slices.ContainsFunc(c.copies, func(t *taken) bool { return t.state == order.Gated }) {
-		c.openFiles(order.Gated)
-		return
+	var gone []*taken
+	for _, t := range c.copies {
+		if t.state == order.Sealed && t.File != nil {
+			gone = append(gone, t)
+		}
 	}
-	if err := c.gates.releaseFiles(c.ID); err != nil {
+	var err error
+	if len(gone) == len(c.copies) {
+		err = c.gates.releaseFiles(c.ID)
+	} else {
+		for _, t := range gone {
+			err = errors.Join(err, c.gates.allowFile(t.File))
+		}
+	}
+	if err != nil {
 		c.log.Warn("gate rules are left over", "order_id", c.ID, "error", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"staunch/internal/agent/gate"
 	"staunch/internal/agent/journal"
 	"staunch/internal/agent/link"
 	"staunch/internal/agent/process"
@@ -199,6 +200,11 @@ func (a *Agent) Status(context.Context) (Status, error) {
 		}
 		s.Gates = a.gates.list()
 	}
+	s.Rung, s.RungWhy = a.holder.Rung()
+	s.Unread = a.rules.Unread()
+	if err := a.gates.pinStatus(&s); err != nil {
+		return s, err
+	}
 	if a.index != nil {
 		st := a.index.Status()
 		s.Index = IndexStatus{Complete: st.Complete, Progress: st.Progress, Files: st.Files, Status: st}
@@ -233,11 +239,7 @@ func (a *Agent) Status(context.Context) (Status, error) {
 func (a *Agent) Welcome(order.Welcome) {}
 
 // Check is one thing the doctor looked at.
-type Check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail"`
-}
+type Check = gate.Check
 
 // wait sleeps for d, or until ctx ends.
 func (c *containment) wait(ctx context.Context, d time.Duration) {

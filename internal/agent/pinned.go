@@ -85,3 +85,14 @@ func (g *gates) releaseFiles(order string) error {
 	}
 	return err
 }
+
+// pinStatus adds what is pinned, or why nothing is.
+func (g *gates) pinStatus(s *Status) error {
+	if g.pins == nil {
+		s.Off = append(s.Off, "refusing without the agent: "+g.pinsOff)
+		return nil
+	}
+	st, err := g.pins.Status()
+	s.Pinned = &st
+	return err
+}

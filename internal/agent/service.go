@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"staunch/internal/agent/gate"
+	"staunch/internal/agent/gate/pin"
 	"staunch/internal/agent/index"
 	"staunch/internal/agent/process"
 	"staunch/internal/filehash"
@@ -84,9 +85,13 @@ type Status struct {
 	Gate       *gate.Status         `json:"gate,omitempty"`
 	Processes  *process.TableStatus `json:"processes,omitempty"` // the standing table of what runs
 	Gates      []Gated              `json:"gates,omitempty"`     // contents whose start is refused
-	Orders     int                  `json:"orders"`              // at work
-	Unsent     int                  `json:"unsent"`              // receipts the server has not taken yet
-	Items      int                  `json:"items"`               // sealed in the vault
+	Pinned     *pin.Status          `json:"pinned,omitempty"`    // what stays refused when the agent is dead; null: nothing, and off says why
+	Rung       string               `json:"rung,omitempty"`      // how processes are held
+	RungWhy    string               `json:"rungWhy,omitempty"`
+	Unread     []string             `json:"unread,omitempty"` // records of packages that cannot be read: their files are not spared
+	Orders     int                  `json:"orders"`           // at work
+	Unsent     int                  `json:"unsent"`           // receipts the server has not taken yet
+	Items      int                  `json:"items"`            // sealed in the vault
 }
 
 // IndexStatus is the state of the index.
