@@ -137,3 +137,34 @@ func BenchmarkBarrier(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkThousandCopies is looking up a content of a thousand files, and
+// verifying each.
+func BenchmarkThousandCopies(b *testing.B) {
+	root := scratch(b)
+	for i := range 1000 {
+		write(b, fmt.Sprintf("%s/a/b/c/d/%d", root, i), "evil")
+	}
+	x := benchIndex(b, root)
+	must(b, x.Barrier(b.Context()))
+	b.Run("look up", func(b *testing.B) {
+		for b.Loop() {
+			a, err := x.Lookup(b.Context(), sha1Of("evil"))
+			must(b, err)
+			if len(a.Copies) != 1000 {
+				b.Fatalf("%d copies", len(a.Copies))
+			}
+		}
+	})
+	b.Run("verify", func(b *testing.B) {
+		a, err := x.Lookup(b.Context(), sha1Of("evil"))
+		must(b, err)
+		for b.Loop() {
+			for _, c := range a.Copies {
+				got, err := x.Verify(b.Context(), c)
+				must(b, err)
+				must(b, got.File.Close())
+			}
+		}
+	})
+}
