@@ -88,16 +88,23 @@ func (b *bench) run(ctx context.Context) error {
 		return err
 	}
 	b.head()
+	var failed []string
 	for _, s := range sections {
 		if b.only != "" && s.name != "floor" && !slices.Contains(strings.Split(b.only, ","), s.name) {
 			continue
 		}
-		if err := s.measure(b, ctx); err != nil {
+		if err := s.measure(b, ctx); err != nil && (s.name == "floor" || ctx.Err() != nil) {
 			return fmt.Errorf("%s: %w", s.name, err)
+		} else if err != nil {
+			fmt.Printf("  FAILED: %v\n\n", err)
+			failed = append(failed, s.name)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("these sections have failed: %s", strings.Join(failed, ", "))
 	}
 	return nil
 }
