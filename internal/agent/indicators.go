@@ -11,6 +11,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +49,9 @@ type policy struct {
 	remedies remedies
 	expiring *time.Timer // until the first rule's date; guarded by mu
 }
+
+// manyRules is from how many on the memory that they took is given back at once.
+const manyRules = 10_000
 
 // What is held of a rule: 32 and 48 bytes.
 type (
@@ -182,6 +186,9 @@ func (p *policy) apply(set order.RuleSet) error {
 	p.mu.Unlock()
 	p.lift()
 	p.sweep(was, was256)
+	if len(one)+len(two)+len(was)+len(was256) > manyRules {
+		debug.FreeOSMemory() // what they took on their way is several times what stays
+	}
 	return nil
 }
 

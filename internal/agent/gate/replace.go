@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -65,7 +66,7 @@ type replacing struct {
 	mu     sync.Mutex
 	token  string
 	prefix string
-	kept   map[int32]bool // slots of the set
+	kept   []bool // by slot: it is of the set; nil: none is on its way
 }
 
 func (r *replacing) begin(token, prefix string) error {
@@ -75,7 +76,7 @@ func (r *replacing) begin(token, prefix string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.token != token { // else the request came twice
-		r.token, r.prefix, r.kept = token, prefix, map[int32]bool{}
+		r.token, r.prefix, r.kept = token, prefix, make([]bool, maxSlots)
 	}
 	return nil
 }
@@ -86,7 +87,7 @@ var errOtherSet = errors.New("cannot replace rules: the gate or the set is anoth
 func (r *replacing) add(b *book, token string, rules []Rule) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.token != token {
+	if r.token != token || r.kept == nil { // ended: the message came twice
 		return errOtherSet
 	}
 	for _, rule := range rules {
@@ -115,13 +116,16 @@ func (r *replacing) end(b *book, token string) error {
 	if err := b.liftRest(r.prefix, r.kept); err != nil {
 		return err
 	}
-	r.kept = map[int32]bool{} // its size; the token stays, should the request come again
-	r.prefix = ""
+	if r.kept != nil {
+		// What a large set took on its way in is several times what stays.
+		go debug.FreeOSMemory()
+	}
+	r.kept, r.prefix = nil, "" // the token stays, should the request come again
 	return nil
 }
 
 // liftRest drops every rule whose id begins with prefix and whose slot is not kept.
-func (b *book) liftRest(prefix string, kept map[int32]bool) error {
+func (b *book) liftRest(prefix string, kept []bool) error {
 	if prefix == "" {
 		return nil
 	}
