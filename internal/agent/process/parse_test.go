@@ -160,6 +160,9 @@ func FuzzScriptOf(f *testing.F) {
 	f.Add("bash", "-o\x00pipefail\x00x.sh")
 	f.Add("awk", "-f\x00x")
 	f.Add("php", "-f")
+	f.Add("busybox", "busybox\x00sh\x00x.sh")
+	f.Add("python", "python\x00-um\x00x")
+	f.Add("node", "node\x00--require=x\x00-r")
 	f.Fuzz(func(t *testing.T, name, cmdline string) {
 		fam := familyOf(name)
 		if fam == nil {
@@ -172,6 +175,9 @@ func FuzzScriptOf(f *testing.F) {
 		}
 		if !strings.Contains(cmdline, script) {
 			t.Errorf("%q is not in %q", script, cmdline)
+		}
+		if sub, rest := fam.applet(args); sub != nil {
+			sub.given(rest)
 		}
 		for _, s := range fam.sourced(args) {
 			if !strings.Contains(cmdline, s) {

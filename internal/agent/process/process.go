@@ -65,10 +65,11 @@ type Holder struct {
 	why     string   // why the rung is the one it is
 	rung    string
 
-	working  atomic.Int64 // goroutines that examine processes
-	freezing sync.Mutex   // one freeze at a time on this machine's groups
-	connects sync.Once    // sets unheard
-	unheard  error        // why the process connector cannot be used
+	working      atomic.Int64 // goroutines that examine processes
+	freezing     sync.Mutex   // one freeze at a time on this machine's groups
+	interpreters interpreters
+	connects     sync.Once // sets unheard
+	unheard      error     // why the process connector cannot be used
 
 	mu    sync.Mutex
 	holds map[*Hold]struct{} // armed and not released

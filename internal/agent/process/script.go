@@ -4,13 +4,14 @@ package process
 
 import (
 	"bytes"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"staunch/internal/agent/inode"
 )
 
 // family says how the interpreters of one kind are given their script.
@@ -22,19 +23,23 @@ type family struct {
 	stdin  string   // short options after which the script is standard input
 	file   string   // short options whose value is the script
 	shell  bool     // keeps its script open on descriptor 255 or from 10 up
+	runs   string   // those of values whose value is a file that is run first
+	module string   // the one of inline whose value is a module
+	multi  bool     // one binary that is many programs
 	named  bool     // the script comes with an option of file only
 }
 
-// families lists the interpreters that are known. One under another name is
-// not recognised; a process table fed at exec would not help with that either.
+// families lists the interpreters that are known. A copy of an installed one
+// under another name is recognised by its content; see Holder.familyOf.
 func families() []family {
 	return []family{
-		{names: []string{"sh", "bash", "rbash", "dash", "ash", "zsh", "ksh", "ksh93", "mksh", "lksh", "yash", "busybox"},
+		{names: []string{"sh", "bash", "rbash", "dash", "ash", "zsh", "ksh", "ksh93", "mksh", "lksh", "yash"},
 			values: "oO", long: []string{"--rcfile", "--init-file"}, inline: "c", stdin: "s", shell: true},
-		{names: []string{"python", "pypy"}, values: "WX", long: []string{"--check-hash-based-pycs"}, inline: "cm"},
+		{names: []string{"busybox", "toybox"}, multi: true},
+		{names: []string{"python", "pypy"}, values: "WX", long: []string{"--check-hash-based-pycs"}, inline: "cm", module: "m"},
 		{names: []string{"perl"}, values: "I", inline: "eE"},
-		{names: []string{"ruby"}, values: "IrCEK", inline: "e"},
-		{names: []string{"node", "nodejs", "deno", "bun"}, values: "rC", long: []string{"--require", "--import", "--loader"}, inline: "ep"},
+		{names: []string{"ruby"}, values: "IrCEK", inline: "e", runs: "r"},
+		{names: []string{"node", "nodejs", "deno", "bun"}, values: "rC", long: []string{"--require", "--import", "--loader"}, inline: "ep", runs: "r"},
 		{names: []string{"php", "php-cgi"}, values: "dcz", inline: "rBR", file: "fF"},
 		{names: []string{"lua", "luajit", "texlua"}, values: "el"},
 		{names: []string{"tclsh", "wish", "expect", "guile", "rscript", "pwsh", "osascript", "fish"}, inline: "c"},
@@ -160,16 +165,26 @@ func (l *look) script(pid int) (*finding, error) {
 		return nil, nil // an ELF file is no script
 	}
 	fam, err := l.family(pid)
-	if fam == nil || err != nil {
+	if err != nil {
 		return nil, err
 	}
 	b, err := l.h.proc.read(pid, "cmdline", 1<<20)
 	if err != nil {
 		return nil, err
 	}
-	names, stdin := fam.given(arguments(b))
+	args := arguments(b)
+	if fam, args = fam.applet(args); fam == nil {
+		return l.declared(pid, args, nil, false)
+	}
+	began := l.startedWith(pid)
+	names, stdin := fam.given(args)
 	for _, name := range names {
-		if f := l.named(pid, name); f != nil {
+		f := l.named(pid, name)
+		if f != nil && began.replacedBy(l.judge, name, f.stat) {
+			closeFile(f.file)
+			f = nil
+		}
+		if f != nil {
 			return f, nil
 		}
 	}
@@ -184,38 +199,106 @@ func (l *look) script(pid int) (*finding, error) {
 			return f, err
 		}
 	}
-	return l.recorded(pid)
+	if began != nil && l.judge.sum != nil && l.judge.sum(began.sum) {
+		return &finding{how: Interprets, stat: began.stat}, nil
+	}
+	return l.declared(pid, args, names, true)
 }
 
 // given returns what an interpreter runs by its arguments: the names of files,
 // or its standard input.
 func (f *family) given(args []string) (names []string, stdin bool) {
-	if len(args) > 1 && filepath.Base(args[0]) == "busybox" {
-		args = args[1:]
-	}
 	name, none := f.scriptOf(args)
 	if name != "" {
 		names = append(names, name)
 	}
-	return append(names, f.sourced(args)...), name == "" && !none && !f.named
+	names = append(names, f.sourced(args)...)
+	return append(names, f.besides(args)...), name == "" && !none && !f.named
 }
 
-// recorded judges the script that the standing table has seen the process to
-// be started with. The file may be gone: then there is none to show.
-func (l *look) recorded(pid int) (*finding, error) {
+// applet returns the family of the program that one binary is under many
+// names, and its arguments; nil if that is no interpreter.
+func (f *family) applet(args []string) (*family, []string) {
+	if f == nil || !f.multi {
+		return f, args
+	}
+	for len(args) > 0 {
+		sub := familyOf(strings.TrimPrefix(args[0], "-"))
+		if sub == nil || !sub.multi {
+			return sub, args
+		}
+		args = args[1:] // busybox sh, in place of a link of that name
+	}
+	return nil, nil
+}
+
+// besides returns the files that an interpreter runs before its script: those
+// that options name, and what "python -m" may find in its folder.
+func (f *family) besides(args []string) (names []string) {
+	for rest := args[min(1, len(args)):]; len(rest) > 0; {
+		a := rest[0]
+		rest = rest[1:]
+		if len(a) < 2 || a[0] != '-' || a == "--" {
+			return names
+		}
+		if a[1] == '-' {
+			option, value, attached := strings.Cut(a, "=")
+			takes := slices.Contains(f.long, option)
+			if takes && !attached && len(rest) > 0 {
+				value, rest = rest[0], rest[1:]
+			}
+			if takes && value != "" {
+				names = append(names, value)
+			}
+			continue
+		}
+		i := strings.IndexFunc(a[1:], func(c rune) bool { return strings.ContainsRune(f.inline+f.file+f.values+f.stdin, c) }) + 1
+		if i == 0 {
+			continue
+		}
+		value := a[i+1:]
+		if value == "" && len(rest) > 0 {
+			value, rest = rest[0], rest[1:]
+		}
+		switch c := a[i : i+1]; {
+		case c == f.module:
+			if strings.ContainsAny(a[:i], "IP") {
+				return names // then it does not look into its folder
+			}
+			path := strings.ReplaceAll(value, ".", "/")
+			return append(names, path+".py", path+"/__main__.py")
+		case !strings.Contains(f.values, c):
+			return names
+		case strings.Contains(f.runs, c):
+			names = append(names, value)
+		}
+	}
+	return names
+}
+
+// startedWith returns what the standing table has seen the process to be
+// started with; nil where it does not know.
+func (l *look) startedWith(pid int) *script {
 	l.h.table.catchUp()
 	s, ok := l.h.table.script(pid)
-	if !ok || l.judge.sum == nil || !l.judge.sum(s.sum) {
-		return nil, nil
+	if !ok {
+		return nil
 	}
 	v, err := l.h.proc.vital(pid)
 	if err != nil || v.start != s.start {
-		return nil, err
+		return nil
 	}
 	if exe, err := l.h.proc.stat(pid, "exe"); err != nil || exe.ID != s.exe {
-		return nil, err
+		return nil
 	}
-	return &finding{how: Interprets, stat: s.stat}, nil
+	return &s
+}
+
+// replacedBy reports whether the process was started with another content, and
+// the file that has the name now has come there since. One that was changed in
+// its place may be read on.
+func (s *script) replacedBy(j *judge, name string, now inode.Stat) bool {
+	return s != nil && s.name == name && j.sum != nil && !j.sum(s.sum) && s.stat.ID != now.ID
 }
 
 // family tells whether the process's program is an interpreter.
@@ -230,11 +313,9 @@ func (l *look) family(pid int) (*family, error) {
 	if ok {
 		return fam, nil
 	}
-	exe, err := l.h.proc.link(pid, "exe")
-	if err != nil {
+	if fam, err = l.h.familyOf(pid, st); err != nil {
 		return nil, err
 	}
-	fam = familyOf(exe)
 	l.mu.Lock()
 	l.families[st.ID] = fam
 	l.mu.Unlock()
@@ -254,19 +335,6 @@ func (l *look) named(pid int, name string) *finding {
 		return nil
 	}
 	return found
-}
-
-// openAs opens a regular file by the name a process has for it.
-func (h *Holder) openAs(pid int, name string) (*os.File, error) {
-	if filepath.IsAbs(name) {
-		return h.within(pid, name)
-	}
-	cwd, err := h.proc.handle(pid, "cwd")
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(cwd) //nolint:errcheck // a handle: nothing can be lost
-	return openRegular(cwd, name, unix.RESOLVE_NO_MAGICLINKS)
 }
 
 // kept judges the script a shell keeps open for itself: bash on descriptor

@@ -51,6 +51,7 @@ type script struct {
 	start uint64   // of the process
 	exe   inode.ID // the interpreter
 	args  uint64   // a digest of its arguments
+	name  string   // by which it was given; "" = on standard input
 }
 
 // waiting is a program that is to be read while a process runs it.

@@ -28,11 +28,9 @@ func (t *table) executed(pid int, listed bool) {
 		return // a kernel thread, or gone
 	}
 	if !seen {
-		exe, err := t.h.proc.link(pid, "exe")
-		if err != nil {
+		if fam, err = t.h.familyOf(pid, st); err != nil {
 			return
 		}
-		fam = familyOf(exe)
 	}
 	t.mu.Lock()
 	if len(t.families) >= maxPrograms {
@@ -121,10 +119,15 @@ func (t *table) given(pid int, fam *family) (s script, ok bool) {
 	sum := fnv.New64a()
 	sum.Write(b) //nolint:errcheck // never fails
 	s.args = sum.Sum64()
-	names, stdin := fam.given(arguments(b))
+	fam, args := fam.applet(arguments(b))
+	if fam == nil {
+		return s, false
+	}
+	names, stdin := fam.given(args)
 	for _, name := range names {
 		if f, err := t.h.openAs(pid, name); err == nil {
 			s.content, ok = t.digest(f, maxScriptSize)
+			s.name = name
 			return s, ok
 		}
 	}

@@ -66,7 +66,7 @@ func TestDeletedScript(t *testing.T) {
 				waitFor(t, "an innocent to get where it should", func() bool { return at(k, cmd.Process.Pid) })
 			}
 			// Not before the table has it: whoever is quicker is not known.
-			waitFor(t, "the table to know the script", func() bool { _, ok := h.table.script(guilty.Process.Pid); return ok })
+			waitFor(t, "the table to know the script", func() bool { s, _ := h.table.script(guilty.Process.Pid); return s.name == evil })
 			if err := os.WriteFile(filepath.Join(k.dir, "go"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
