@@ -235,7 +235,7 @@ func (a *Agent) Start() error {
 		}
 		a.watching.Go(func() { a.gates.watch(a.stopLate, a.policy.met) })
 		for _, k := range a.gates.list() {
-			a.held.keep(k.File, k.Size)
+			a.held.keep(k.File, k.Size, false)
 		}
 	}
 	// Before anything that takes time: until then what is ruled out may start.

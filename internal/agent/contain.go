@@ -228,7 +228,7 @@ func (c *containment) close() {
 		c.endFileRules()
 	}
 	if c.gated && c.receipt.Outcome == order.Proven {
-		c.held.keep(c.File, c.size())
+		c.held.keep(c.File, c.size(), c.armed != nil && c.armed.Program())
 	}
 	if c.armed != nil { // after what outlasts it
 		c.armed.Release()

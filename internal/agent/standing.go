@@ -28,8 +28,10 @@ type standing struct {
 	holds map[filehash.Hash]*process.Hold // guarded by mu
 }
 
-// keep holds a content from now on, until it is released. size is in bytes.
-func (s *standing) keep(h filehash.Hash, size int64) {
+// keep holds a content from now on, until it is released. size is in bytes;
+// program says that it is known to be no script, so that not every execution has
+// to be looked at.
+func (s *standing) keep(h filehash.Hash, size int64, program bool) {
 	if rung, _ := s.holder.Rung(); rung != process.RungBPF || size <= 0 {
 		return
 	}
@@ -42,7 +44,7 @@ func (s *standing) keep(h filehash.Hash, size int64) {
 		s.log.Warn("too many contents are held; this one is refused by the gate alone", "hash", h.String(), "most", maxStanding)
 		return
 	}
-	d, err := s.holder.Arm(process.Target{Match: newSums(h).match, Sum: h.Matches, Size: size, Seen: s.seen})
+	d, err := s.holder.Arm(process.Target{Match: newSums(h).match, Sum: h.Matches, Size: size, Program: program, Seen: s.seen})
 	if err != nil {
 		s.log.Warn("this content is refused by the gate alone", "hash", h.String(), "error", err)
 		return

@@ -49,7 +49,7 @@ func TestStandingHold(t *testing.T) {
 		return exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), "0.5").Run()
 	}
 	s := &standing{holder: h, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
-	s.keep(sum.Hash(), sum.Size)
+	s.keep(sum.Hash(), sum.Size, true)
 	err = start(held)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {

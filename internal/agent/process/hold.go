@@ -202,6 +202,9 @@ func (r *runners) of(h *Holder, id inode.ID) int {
 	return r.all[id]
 }
 
+// Program reports whether the content is known to be no script.
+func (d *Hold) Program() bool { return d.judge.program() }
+
 // Release ends the hold. It may be called more than once.
 func (d *Hold) Release() {
 	d.stopping.Lock()

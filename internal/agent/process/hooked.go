@@ -97,7 +97,7 @@ func (w *watcher) work(ctx context.Context) {
 		case e := <-w.queue:
 			w.h.working.Add(1)
 			for _, d := range w.h.armed() {
-				d.event(e)
+				d.event(ctx, e)
 			}
 			w.h.working.Add(-1)
 			w.pending.Add(-1)
@@ -122,11 +122,15 @@ func (w *watcher) sweep(ctx context.Context) {
 }
 
 // event deals with one exec, or with what a hook has killed.
-func (d *Hold) event(e hookEvent) {
+func (d *Hold) event(ctx context.Context, e hookEvent) {
 	if e.Killed == 0 {
 		l := d.h.newLook(d.judge)
-		d.take(l, int(e.PID), !d.judge.program(), unix.SIGKILL)
-		if err := l.trouble(); err != nil {
+		got := d.take(l, int(e.PID), !d.judge.program(), unix.SIGKILL)
+		err := l.trouble()
+		if (got == news || d.vanished(int(e.PID))) && !d.stops() {
+			err = errors.Join(err, d.mop(ctx))
+		}
+		if err != nil {
 			d.h.cfg.Log.Warn("cannot judge an execution", "pid", e.PID, "error", err)
 		}
 		return
@@ -151,6 +155,56 @@ func (d *Hold) event(e hookEvent) {
 		}
 	}
 	d.note(c)
+}
+
+// mop finds what a program has forked between its execution and the look at
+// it, as Stop does. From then on the hooks let it fork no more.
+func (d *Hold) mop(ctx context.Context) error {
+	d.stopping.Lock()
+	defer d.stopping.Unlock()
+	if !d.begin() {
+		return nil // released
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.h.cfg.Patience)
+	defer cancel()
+	l := d.h.newLook(d.judge)
+	s, err := d.h.hooks.stream()
+	complete := true
+	if err == nil {
+		complete, err = d.chase(ctx, l, s)
+		err = errors.Join(err, s.close(), l.trouble())
+	}
+	d.end()
+	var r Result
+	d.harvest(ctx, &r)
+	for _, m := range r.Matches {
+		if d.t.Seen != nil {
+			d.t.Seen(m)
+		} else if m.File != nil {
+			closeFile(m.File)
+		}
+	}
+	if err == nil && !complete {
+		err = ErrOutrun
+	}
+	return err
+}
+
+// vanished reports whether a process that was told to execute a file of the
+// target's size is gone already: it may have left children.
+func (d *Hold) vanished(pid int) bool {
+	if !d.judge.program() {
+		return false // then every execution is told of
+	}
+	_, err := d.h.proc.stat(pid, "exe")
+	return gone(err)
+}
+
+// stops reports whether Stop is at work, which finds everybody.
+func (d *Hold) stops() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.quiet
 }
 
 // struck describes what a hook has killed for this hold.

@@ -26,6 +26,8 @@ type Target struct {
 	// Size of the content in bytes; 0 = that of the first copy, or not known.
 	// A known size spares hashing nearly every file that is looked at.
 	Size int64
+	// Program says that the content is known to be no script; false = a copy will tell.
+	Program bool
 	// Match reads f from its start and says whether its content is the
 	// target's. Required. It is called from several goroutines.
 	Match func(f *os.File) (bool, error)
@@ -82,7 +84,7 @@ const settled = 20 * time.Millisecond
 func newJudge(t Target, known *table) *judge {
 	j := &judge{match: t.Match, sum: t.Sum, table: known, size: -1, cache: make(map[inode.ID]judged)}
 	if t.Size > 0 {
-		j.size = t.Size
+		j.size, j.elf = t.Size, t.Program
 	}
 	return j
 }

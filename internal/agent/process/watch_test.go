@@ -3,8 +3,11 @@
 package process
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // following are the rungs that are told of forks and executions.
@@ -18,11 +21,17 @@ func TestNobodyPassesBetweenLooks(t *testing.T) {
 		t.Run(rung, func(t *testing.T) {
 			k := newKit(t, bin)
 			h := newHolder(t, rung)
-			evil := k.program("evil", bin, k.mark)
+			evil := k.program("evil", bin, k.mark+"!")
 			k.mode(evil, "comet", 300)
 			waitFor(t, "signs of life", func() bool { return k.beats() > 20 })
 			for i := range 25 {
-				all, err := h.Look(t.Context(), k.target(evil, i%2 == 0))
+				var all []Match
+				var err error
+				// Another test's gate on this machine may stand before a process for a moment.
+				waitFor(t, "every process to be open to a look", func() bool {
+					all, err = h.Look(t.Context(), k.target(evil, i%2 == 0))
+					return !errors.Is(err, unix.EPERM)
+				})
 				if err != nil || len(all) == 0 {
 					t.Fatalf("look %d: %v, %v", i, all, err)
 				}
@@ -47,8 +56,8 @@ func TestWatch(t *testing.T) {
 		t.Run(rung, func(t *testing.T) {
 			k := newKit(t, bin)
 			h := newHolder(t, rung)
-			evil := k.program("evil", bin, k.mark)
-			twin := k.program("twin", bin, k.mark[:len(k.mark)-1]+"~")
+			evil := k.program("evil", bin, k.mark+"!")
+			twin := k.program("twin", bin, k.mark+"~")
 			w, err := h.Watch(k.target(evil, false))
 			if err != nil || w == nil {
 				t.Fatalf("%v, %v", w, err)
@@ -85,7 +94,7 @@ func TestNoStream(t *testing.T) {
 	if ok, why := h.Follows(); ok || why != ErrOutrun.Error() {
 		t.Errorf("follows: %v, %q", ok, why)
 	}
-	evil := k.program("evil", bin, k.mark)
+	evil := k.program("evil", bin, k.mark+"!")
 	if w, err := h.Watch(k.target(evil, false)); w != nil || err != nil {
 		t.Errorf("%v, %v", w, err)
 	}
