@@ -109,12 +109,20 @@ func (h *Holder) startTable() error {
 	var ctx context.Context
 	ctx, t.cancel = context.WithCancel(context.Background())
 	h.table = t
+	first := make(chan struct{})
 	h.working.Add(1) // Close leaves it behind if a file system that does not answer holds it up
 	go func() {
 		defer h.working.Add(-1)
 		defer close(t.done)
+		t.list()
+		close(first)
 		t.run(ctx)
 	}()
+	// Who runs already is known before anybody is told that the agent is there.
+	select {
+	case <-first:
+	case <-time.After(listEvery): // a file system that does not answer
+	}
 	return nil
 }
 
@@ -147,7 +155,6 @@ func (h *Holder) Table() (TableStatus, bool) {
 
 // run keeps the table until ctx ends.
 func (t *table) run(ctx context.Context) {
-	t.list()
 	listed := time.Now()
 	for ctx.Err() == nil {
 		switch {
