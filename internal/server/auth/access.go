@@ -60,6 +60,10 @@ func ParseRight(name string) (Right, bool) {
 // Ungrouped is the device group of the devices that no rule puts into another.
 const Ungrouped int64 = 0
 
+// Everywhere stands, beside the device groups themselves, for all that there
+// are and will be: who reaches each of them reaches it.
+const Everywhere int64 = -1
+
 // Access is what a person may do: for each right, the device groups it holds in.
 // A right that is not there is not held at all; one with no groups is held, on
 // no device. The zero Access allows nothing.
@@ -90,11 +94,17 @@ func AccessOf(groups []UserGroup, deviceGroups []DeviceGroup) Access {
 			rights = append([]Right{ViewData}, rights...)
 		}
 		for _, r := range rights {
-			reached := a[r]
+			reached, all := a[r], true
 			for _, d := range deviceGroups {
-				if (d.Open || slices.Contains(d.To, g.ID)) && !slices.Contains(reached, d.ID) {
+				switch reaches := d.Open || slices.Contains(d.To, g.ID); {
+				case !reaches:
+					all = false
+				case !slices.Contains(reached, d.ID):
 					reached = append(reached, d.ID)
 				}
+			}
+			if all && !slices.Contains(reached, Everywhere) {
+				reached = append(reached, Everywhere)
 			}
 			a[r] = reached
 		}

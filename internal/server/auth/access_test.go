@@ -41,6 +41,13 @@ func TestAccessIsNoUnion(t *testing.T) {
 			t.Errorf("Can(%s, %d) = %v, want %v", c.right, c.group, got, c.want)
 		}
 	}
+	if a.Can(ViewData, Everywhere) {
+		t.Error("who reaches some device groups reaches all")
+	}
+	one := AccessOf([]UserGroup{{watchers, []Right{ViewData}}}, []DeviceGroup{{ID: Ungrouped, Open: true}, {ID: servers, To: []int64{watchers}}})
+	if !one.Can(ViewData, Everywhere) || one.Can(ActiveRemediation, Everywhere) {
+		t.Error("who reaches each device group does not reach all, or with what they have not")
+	}
 	if a.Holds(AlertsInvestigation) || !a.Holds(ActiveRemediation) {
 		t.Error("Holds is wrong")
 	}

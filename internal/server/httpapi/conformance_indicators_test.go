@@ -35,7 +35,7 @@ func indicatorChecks() checksOf {
 			if again.ID != first.ID || again.Title != "new" || *again.Application != "one" || again.SourceType != "AadApp" || again.Source != "PublicApi" {
 				t.Errorf("%+v", again)
 			}
-			byAna := decode[api.Indicator](t, w.is(t, 200, "POST", "/api/indicators", w.ana, submitBody(map[string]any{"indicatorValue": w.sha1()})))
+			byAna := decode[api.Indicator](t, w.is(t, 200, "POST", "/api/indicators", w.ana, submitBody(map[string]any{"indicatorValue": w.sha1(), "rbacGroupNames": "Everybody's"})))
 			if byAna.SourceType != "User" || byAna.CreatedBy != "ana@corp.example" {
 				t.Errorf("%+v", byAna)
 			}
@@ -109,7 +109,8 @@ func indicatorChecks() checksOf {
 			w.get(t, 200, "/api/indicators/"+mine) // all or nothing
 			w.is(t, 403, "DELETE", "/api/indicators/"+theirs, w.ana, "")
 			w.is(t, 403, "POST", "/api/indicators", w.ana, submitBody(map[string]any{"indicatorValue": w.sha1(), "rbacGroupNames": "Labs"}), `"code":"Forbidden"`)
-			w.is(t, 403, "POST", "/api/indicators/BatchDelete", w.eve, `{"IndicatorIds":["`+theirs+`"]}`) // she reaches it, and may not
+			w.is(t, 403, "POST", "/api/indicators", w.ana, submitBody(map[string]any{"indicatorValue": w.sha1()}), `is not exposed to all devices`) // Labs among them
+			w.is(t, 403, "POST", "/api/indicators/BatchDelete", w.eve, `{"IndicatorIds":["`+theirs+`"]}`)                                           // she reaches it, and may not
 			w.is(t, 204, "POST", "/api/indicators/BatchDelete", w.ana, `{"IndicatorIds":["`+mine+`"]}`)
 			w.is(t, 204, "POST", "/api/indicators/BatchDelete", w.token, `{"IndicatorIds":["`+theirs+`"]}`)
 		},

@@ -193,6 +193,9 @@ func (s *Service) prepare(ctx context.Context, c auth.Caller, r Request) (Indica
 	for i, id := range ids {
 		in.Groups[i].ID = id
 	}
+	if len(in.Groups) == 0 && !c.Can(auth.ActiveRemediation, auth.Everywhere) && !c.Can(auth.ManageSecurity, auth.Everywhere) {
+		return in, api.Errorf(api.Forbidden, "The user %s is not exposed to all devices: name the device groups of the indicator.", c.Name)
+	}
 	return in, s.exposed(c, in)
 }
 
@@ -215,7 +218,7 @@ func (s *Service) groupIDs(ctx context.Context, groups []Group) ([]string, error
 }
 
 // exposed refuses a person the indicators of device groups that they do not
-// reach, and those of all devices unless some right of theirs reaches devices.
+// reach.
 func (s *Service) exposed(c auth.Caller, in Indicator) error {
 	if c.Kind != auth.User {
 		return nil
