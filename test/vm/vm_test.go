@@ -31,7 +31,7 @@ func bootFlags(kernel string) string {
 }
 
 // limit is how long one kernel may take, boot to end: an emulator on two cores.
-const limit = 20 * time.Minute
+const limit = 40 * time.Minute
 
 func TestKernels(t *testing.T) {
 	dir := os.Getenv("STAUNCH_VM_KERNELS")
