@@ -15,36 +15,30 @@ import (
 	"staunch/internal/order"
 )
 
-// proofLooks are when the processes are looked at again after the last step, at most:
-// an execution in flight or a library being mapped shows within them.
+// proofLooks are when the processes are looked at again after the last step:
+// an execution in flight or a library being mapped shows within them, and so
+// long has who drops the file anew to do it before files are looked for.
 var proofLooks = []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecond, time.Second}
 
 // prove looks again until nothing is left, or asks for another round.
 func (c *containment) prove(ctx context.Context) error {
-	before := len(c.copies)
-	if err := c.look(ctx); err != nil {
-		return err
-	}
-	if err := c.searchForeign(ctx); err != nil {
-		return err
-	}
-	if n := len(c.copies) - before; n > 0 {
-		return fmt.Errorf("%w: %d more copies", errRound, n)
+	if c.index != nil && len(c.Scan) == 0 { // it costs little to know early
+		if err := c.noMoreCopies(ctx, c.look); err != nil {
+			return err
+		}
 	}
 	since := c.now()
 	for _, delay := range proofLooks {
 		c.wait(ctx, delay-c.now().Sub(since))
-		unused := c.unused()
-		matches, err := c.patiently(ctx, func() ([]process.Match, error) { return c.armed.Look(ctx) })
-		if err := c.notAll(err); err != nil {
+		if err := c.noMoreProcesses(ctx); err != nil {
 			return err
 		}
-		if len(matches) > 0 {
-			return fmt.Errorf("%w: %d more processes", errRound, len(matches))
-		}
-		if unused {
-			break // nothing is in flight that a later look could show
-		}
+	}
+	if err := c.noMoreCopies(ctx, c.look, c.searchForeign); err != nil {
+		return err
+	}
+	if err := c.noMoreProcesses(ctx); err != nil { // the search took its time
+		return err
 	}
 	if c.privileged && !c.receipt.HeldProven {
 		return fail(order.NotProven, "all that was found is stopped and sealed, but holding by %s does not exclude that a process escaped by forking: see the notes, and staunch-agent doctor", c.receipt.Rung)
@@ -67,24 +61,30 @@ func (c *containment) prove(ctx context.Context) error {
 	return err
 }
 
-// unused reports whether nothing is left that could become a match: nobody but
-// us has any copy open, so nobody runs, maps, reads or is about to execute one
-// (a kernel counts an opening before it asks the gate); no copy has a name by
-// which to open it, and the gate refuses who was on the way; and what is
-// executed from elsewhere meets the kernel hooks, which stand beyond the proof.
-func (c *containment) unused() bool {
-	if c.receipt.Rung != process.RungBPF || !c.receipt.HeldProven || !c.gated || len(c.copies) == 0 {
-		return false
-	}
-	for _, t := range c.copies {
-		if t.state != order.Sealed || t.Layer != "" {
-			return false
-		}
-		if alone, err := inode.Alone(t.File); err != nil || !alone {
-			return false
+// noMoreCopies looks for files once.
+func (c *containment) noMoreCopies(ctx context.Context, looks ...func(context.Context) error) error {
+	before := len(c.copies)
+	for _, look := range looks {
+		if err := look(ctx); err != nil {
+			return err
 		}
 	}
-	return true
+	if n := len(c.copies) - before; n > 0 {
+		return fmt.Errorf("%w: %d more copies", errRound, n)
+	}
+	return nil
+}
+
+// noMoreProcesses looks at every process once.
+func (c *containment) noMoreProcesses(ctx context.Context) error {
+	matches, err := c.patiently(ctx, func() ([]process.Match, error) { return c.armed.Look(ctx) })
+	if err := c.notAll(err); err != nil {
+		return err
+	}
+	if len(matches) > 0 {
+		return fmt.Errorf("%w: %d more processes", errRound, len(matches))
+	}
+	return nil
 }
 
 // at returns the identity of what lies at a path, without following a link.

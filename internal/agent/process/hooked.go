@@ -142,7 +142,7 @@ func (d *Hold) event(ctx context.Context, e hookEvent) {
 	c := &caught{pidfd: -1, Match: m}
 	fd, err := unix.PidfdOpen(c.PID, 0)
 	switch {
-	case errors.Is(err, unix.ESRCH):
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL): // dead, or being taken down
 		c.Gone, c.Done = true, time.Now()
 	case err == nil:
 		// The number may have passed on: then what it meant is dead.
