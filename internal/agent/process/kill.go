@@ -40,7 +40,7 @@ func (d *Hold) take(l *look, pid int, deep bool, sig unix.Signal) outcome {
 func (d *Hold) seize(l *look, pid int, deep bool, sig unix.Signal) outcome {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.EINVAL) {
-		return news // it is being taken down, or is becoming another program: before Linux 6.14 its number leads no group then
+		return news // it is being taken down: on older kernels its number leads no group then
 	}
 	if err != nil {
 		if !errors.Is(err, unix.ESRCH) {
