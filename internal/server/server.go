@@ -40,6 +40,7 @@ import (
 	"staunch/internal/server/issuer"
 	"staunch/internal/server/oidc"
 	"staunch/internal/server/people"
+	"staunch/internal/server/periodic"
 	"staunch/internal/server/pki"
 	"staunch/internal/server/store"
 )
@@ -407,22 +408,12 @@ func (s *Server) serve(name string, srv *http.Server, l net.Listener) {
 // startSettings reads the settings again now and then: another replica may have
 // changed them.
 func (s *Server) startSettings(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	s.wait.Go(func() {
-		tick := time.NewTicker(5 * time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				if err := s.settings.Load(ctx); err != nil && ctx.Err() == nil {
-					s.cfg.Log.Error("cannot read settings; the old ones stay in force", "error", err)
-				}
-			}
+	loop := periodic.Start(ctx, 5*time.Second, func(ctx context.Context) {
+		if err := s.settings.Load(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Error("cannot read settings; the old ones stay in force", "error", err)
 		}
 	})
-	s.onStop("settings", func() error { cancel(); return nil })
+	s.onStop("settings", func() error { loop.Stop(); return nil })
 }
 
 // Failed yields the error of a listener that ended on its own.

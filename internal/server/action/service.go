@@ -19,6 +19,7 @@ import (
 	"staunch/internal/order"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
+	"staunch/internal/server/periodic"
 )
 
 // Config is what a Service works with.
@@ -57,8 +58,7 @@ type Settings struct {
 // Service is the life of machine actions. Make one with New.
 type Service struct {
 	cfg  Config
-	stop context.CancelFunc // of the sweep; set by Start
-	done chan struct{}      // closed when the sweep has ended
+	loop *periodic.Loop // the sweep; set by Start
 }
 
 // askTimeout bounds how long a submission waits for a device's answer.

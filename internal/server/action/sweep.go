@@ -5,11 +5,11 @@ package action
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"staunch/api"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
+	"staunch/internal/server/periodic"
 )
 
 // sweepBatch is how many actions or devices one look handles at a time.
@@ -19,33 +19,15 @@ const sweepBatch = 500
 // devices whose orders wait although their bell was rung: a lost bell costs no
 // more than that time.
 func (s *Service) Start(ctx context.Context) {
-	ctx, s.stop = context.WithCancel(ctx)
-	s.done = make(chan struct{})
-	go func() {
-		defer close(s.done)
-		tick := time.NewTicker(s.cfg.SweepEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-				s.cfg.Log.Error("sweep of actions failed", "error", err)
-			}
+	s.loop = periodic.Start(ctx, s.cfg.SweepEvery, func(ctx context.Context) {
+		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Error("sweep of actions failed", "error", err)
 		}
-	}()
+	})
 }
 
 // Stop ends what Start began and waits for it.
-func (s *Service) Stop() {
-	if s.stop == nil {
-		return
-	}
-	s.stop()
-	<-s.done
-}
+func (s *Service) Stop() { s.loop.Stop() }
 
 func (s *Service) sweep(ctx context.Context) error {
 	if err := s.expire(ctx); err != nil {

@@ -35,7 +35,7 @@ import (
 	"staunch/internal/server/indicator"
 	"staunch/internal/server/issuer"
 	"staunch/internal/server/people"
-	"staunch/internal/server/pki"
+	"staunch/internal/server/pki/pkitest"
 	"staunch/internal/server/store"
 )
 
@@ -109,7 +109,7 @@ func newKit(t testing.TB, options ...func(*Config)) *kit {
 	check(t, err)
 	k.url = "https://" + listener.Addr().String()
 	realm := auth.Realm{Tenant: testTenant, PublicURL: k.url, Names: []string{"localhost", "mde.soc.example"}}
-	k.people, err = people.New(people.Config{Store: k.store, Sealer: sealer(t), Log: log})
+	k.people, err = people.New(people.Config{Store: k.store, Sealer: pkitest.Sealer(t), Log: log})
 	check(t, err)
 	k.issuer, err = issuer.New(issuer.Config{
 		Store: k.store, Realm: realm, KeysDir: filepath.Join(t.TempDir(), "keys"), Log: log, People: k.people, PasswordGrant: func() bool { return true },
@@ -368,18 +368,4 @@ func fuzzHandler(f *testing.F) (*Handler, string) {
 	k := newKit(f)
 	k.enroll("fin-lt-014")
 	return k.handler, k.token("all", auth.Permissions()...)
-}
-
-// sealer seals with a key of the test's own.
-func sealer(t testing.TB) people.Sealer {
-	t.Helper()
-	dir, err := pki.Open(filepath.Join(t.TempDir(), "keys"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	seal, err := dir.Seal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return seal
 }

@@ -18,6 +18,7 @@ import (
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
 	"staunch/internal/server/odata"
+	"staunch/internal/server/periodic"
 )
 
 // MaxBatch is how many indicators one import or one batch delete may name.
@@ -46,8 +47,7 @@ type Config struct {
 // Service is the life of indicators. Make one with New.
 type Service struct {
 	cfg  Config
-	stop context.CancelFunc // of the sweep; set by Start
-	done chan struct{}      // closed when the sweep has ended
+	loop *periodic.Loop // the sweep; set by Start
 
 	mu   sync.Mutex
 	sets map[string]*set // by device group, of the newest version; guarded by mu
@@ -75,32 +75,15 @@ func New(c Config) (*Service, error) {
 
 // Start looks after expiry until Stop.
 func (s *Service) Start(ctx context.Context) {
-	ctx, s.stop = context.WithCancel(ctx)
-	s.done = make(chan struct{})
-	go func() {
-		defer close(s.done)
-		tick := time.NewTicker(s.cfg.SweepEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-					s.cfg.Log.Error("cannot take expired indicators away", "error", err)
-				}
-			}
+	s.loop = periodic.Start(ctx, s.cfg.SweepEvery, func(ctx context.Context) {
+		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Error("cannot take expired indicators away", "error", err)
 		}
-	}()
+	})
 }
 
 // Stop ends what Start began.
-func (s *Service) Stop() {
-	if s.stop != nil {
-		s.stop()
-		<-s.done
-	}
-}
+func (s *Service) Stop() { s.loop.Stop() }
 
 // Sweep deletes what has expired.
 func (s *Service) Sweep(ctx context.Context) error {

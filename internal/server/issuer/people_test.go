@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -21,7 +20,7 @@ import (
 	"staunch/internal/server/auth"
 	"staunch/internal/server/issuer"
 	"staunch/internal/server/people"
-	"staunch/internal/server/pki"
+	"staunch/internal/server/pki/pkitest"
 )
 
 const (
@@ -69,7 +68,7 @@ func newHouse(t testing.TB) *house {
 	h := &house{}
 	h.bench = newBench(t, func(c *issuer.Config) {
 		var err error
-		if h.people, err = people.New(people.Config{Store: c.Store.(*faulty), Sealer: sealer(t), Now: h.clock}); err != nil {
+		if h.people, err = people.New(people.Config{Store: c.Store.(*faulty), Sealer: pkitest.Sealer(t), Now: h.clock}); err != nil {
 			t.Fatal(err)
 		}
 		c.People, c.Now = h.people, h.clock
@@ -646,18 +645,4 @@ func FuzzAuthorize(f *testing.F) {
 			t.Errorf("%q: the page has a script", query)
 		}
 	})
-}
-
-// sealer seals with a key of the test's own.
-func sealer(t testing.TB) people.Sealer {
-	t.Helper()
-	dir, err := pki.Open(filepath.Join(t.TempDir(), "keys"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	seal, err := dir.Seal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return seal
 }

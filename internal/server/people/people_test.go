@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +18,7 @@ import (
 	"staunch/api"
 	"staunch/internal/server/audit"
 	"staunch/internal/server/auth"
-	"staunch/internal/server/pki"
+	"staunch/internal/server/pki/pkitest"
 )
 
 // shelf is a store of users in memory; the rest of Store is the real one's, which
@@ -89,19 +88,6 @@ func (s *shelf) Users(context.Context) ([]User, error) {
 	return slices.Collect(maps.Values(s.users)), nil
 }
 
-func testSealer(t testing.TB) Sealer {
-	t.Helper()
-	dir, err := pki.Open(filepath.Join(t.TempDir(), "keys"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	seal, err := dir.Seal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return seal
-}
-
 func (s *shelf) Record(_ context.Context, e audit.Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +105,7 @@ const (
 func newService(t testing.TB) (*Service, *shelf) {
 	t.Helper()
 	kept := &shelf{users: map[string]User{}, tries: map[string]Tries{}}
-	s, err := New(Config{Store: kept, Sealer: testSealer(t)})
+	s, err := New(Config{Store: kept, Sealer: pkitest.Sealer(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +258,7 @@ func TestSealAll(t *testing.T) {
 		if err := try(t, s, ana, good, totpCode(secret, time.Now().Unix()/totpStep), "192.0.2.1"); err != nil {
 			t.Errorf("signing in with it: %v", err)
 		}
-		stranger, err := New(Config{Store: kept, Sealer: testSealer(t)})
+		stranger, err := New(Config{Store: kept, Sealer: pkitest.Sealer(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
