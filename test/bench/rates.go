@@ -41,12 +41,10 @@ func (b *bench) throughput(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pem, err := os.ReadFile(b.server.Ready.CAFile)
+	roots, err := b.roots()
 	if err != nil {
 		return err
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pem)
 
 	before := cpu(b.server.Process.PID())
 	ctx, cancel := context.WithTimeout(ctx, b.load)
@@ -134,18 +132,27 @@ func (b *bench) absent(ctx context.Context) (string, error) {
 	return enrolled.DeviceID, err
 }
 
+// roots are who signed the server's certificate.
+func (b *bench) roots() (*x509.CertPool, error) {
+	pem, err := os.ReadFile(b.server.Ready.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return roots, nil
+}
+
 // token gets an access token of an app of its own, of that name.
 func (b *bench) token(ctx context.Context, name string) (string, error) {
 	_, app, err := b.server.Client(ctx, name)
 	if err != nil {
 		return "", err
 	}
-	pem, err := os.ReadFile(b.server.Ready.CAFile)
+	roots, err := b.roots()
 	if err != nil {
 		return "", err
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pem)
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
 	defer c.CloseIdleConnections()
 	form := url.Values{

@@ -33,12 +33,10 @@ func (b *bench) reads(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pem, err := os.ReadFile(b.server.Ready.CAFile)
+	roots, err := b.roots()
 	if err != nil {
 		return err
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pem)
 	newest, err := b.client.MachineActions(ctx, client.Query{Top: 1})
 	if err != nil || len(newest.Value) == 0 {
 		return fmt.Errorf("there is no order to read: %w", err)

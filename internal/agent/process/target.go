@@ -184,8 +184,8 @@ func reopen(f *os.File) (*os.File, error) {
 	return openFD(int(f.Fd()), f.Name())
 }
 
-// refer returns a descriptor that keeps the file's inode and opens nothing: who
-// asks whether the file is open to anybody does not meet it.
+// refer returns a descriptor that keeps the file's inode and opens nothing: no
+// gate is asked about it.
 func refer(f *os.File) (*os.File, error) {
 	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
